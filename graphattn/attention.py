@@ -1,0 +1,170 @@
+"""Attention over a graph: one function, whatever the graph, the score and the kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graphattn.biases import Bias
+from graphattn.graphs import Graph
+from graphattn.kernels.problem import Problem, check
+from graphattn.normalizers import Normalizer, as_normalizer
+from graphattn.plan import KERNELS, Plan, choose, plan
+from graphattn.scores import Dot, Score, as_score
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    graph: Graph,
+    *,
+    score: str | Score = "dot",
+    bias: Bias | None = None,
+    normalizer: str | Normalizer = "softmax",
+    scale: float | None = None,
+    dropout: float = 0.0,
+    kernel: str = "auto",
+) -> Tensor:
+    """Every destination takes the weighted sum of the values of its sources.
+
+    `out_i = sum_j w_ij v_j` over the edges j -> i of the graph, with
+    `w_ij = softmax_j(scale * <q_i, k_j> + b_ij)` (Vaswani et al. 2017, eq. 1, on a graph).
+
+    Args:
+        query: (*batch, num_dst, heads, head_dim), of any floating dtype. The leading dimensions
+            share the graph.
+        key: (*batch, num_src, kv_heads, head_dim), of the same dtype and on the same device. heads
+            is a multiple of kv_heads (grouped-query attention).
+        value: (*batch, num_src, kv_heads, value_dim).
+        graph: Who attends to whom.
+        score: "dot", or a score of `graphattn.scores`, or a function `(q_i, k_j, edge) ->
+            (*batch, E, heads)` of gathered pairs.
+        bias: Added to the scores: a tensor (E, heads) in the edge order of the graph, or a function
+            `(dst, src) -> (pairs, heads)` of two int64 tensors (pairs,). -inf switches an edge off.
+        normalizer: "softmax", or a function `(logits, csr) -> weights`.
+        scale: Factor of the scores; by default 1 / sqrt(head_dim) for "dot" and 1 for all others.
+        dropout: Probability with which a weight is dropped; applied whenever it is above 0.
+        kernel: "auto", or the name of a kernel, which then runs or says why it can't; see
+            `explain`.
+
+    Returns:
+        (*batch, num_dst, heads, value_dim) of the dtype of query. A destination that hears from
+        nobody is 0, and passes no gradient.
+
+    Raises:
+        TypeError: If something is not of the right kind or dtype.
+        ValueError: If shapes, devices or numbers don't fit, or the kernel can't compute it.
+
+    Example:
+        >>> import torch
+        >>> from graphattn import attention, causal, sliding_window
+        >>> q = k = v = torch.randn(2, 16, 4, 8)
+        >>> attention(q, k, v, causal(16) & sliding_window(16, 3)).shape
+        torch.Size([2, 16, 4, 8])
+    """
+    problem = _problem(query, key, value, graph, score, bias, normalizer, scale, dropout)
+    return choose(problem, kernel).run(problem)
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    graph: Graph,
+    *,
+    score: str | Score = "dot",
+    bias: Bias | None = None,
+    normalizer: str | Normalizer = "softmax",
+    scale: float | None = None,
+    kernel: str = "auto",
+) -> Tensor:
+    """The weight of every edge, as `attention` computes it.
+
+    Args:
+        query: (*batch, num_dst, heads, head_dim).
+        key: (*batch, num_src, kv_heads, head_dim).
+        graph, score, bias, normalizer, scale: As in `attention`.
+        kernel: "auto", or the name of a kernel that can tell the weights.
+
+    Returns:
+        (*batch, E, heads) in the edge order of the graph; the weights of a destination's edges sum
+        to 1, or are all 0.
+
+    Raises:
+        TypeError, ValueError: As in `attention`.
+
+    Example:
+        >>> import torch
+        >>> from graphattn import attention_weights, complete
+        >>> q = k = torch.zeros(3, 1, 4)
+        >>> attention_weights(q, k, complete(3))[:, 0].tolist()  # doctest: +ELLIPSIS
+        [0.333..., 0.333..., ...]
+    """
+    problem = _problem(query, key, key, graph, score, bias, normalizer, scale, 0.0)
+    for entry in KERNELS:
+        if entry.weights is None or kernel not in ("auto", entry.name):
+            continue
+        if entry.unsupported(problem) is None:
+            return entry.weights(problem)
+    chosen = choose(problem, kernel)
+    raise ValueError(f'kernel "{chosen.name}" does not compute weights; use kernel="auto"')
+
+
+def explain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    graph: Graph,
+    *,
+    score: str | Score = "dot",
+    bias: Bias | None = None,
+    normalizer: str | Normalizer = "softmax",
+    scale: float | None = None,
+    dropout: float = 0.0,
+    kernel: str = "auto",
+) -> Plan:
+    """Which kernel `attention` would run with these arguments, and why not the others.
+
+    Args:
+        query, key, value, graph, score, bias, normalizer, scale, dropout, kernel: As in
+            `attention`. Nothing is computed.
+
+    Returns:
+        A `Plan`; printed, it has a line for every kernel.
+
+    Raises:
+        TypeError, ValueError: As in `attention`.
+
+    Example:
+        >>> import torch
+        >>> from graphattn import causal, explain
+        >>> q = k = v = torch.randn(16, 4, 8)
+        >>> explain(q, k, v, causal(16)).kernel
+        'dense'
+    """
+    problem = _problem(query, key, value, graph, score, bias, normalizer, scale, dropout)
+    return plan(problem, kernel)
+
+
+def _problem(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    graph: Graph,
+    score: str | Score,
+    bias: Bias | None,
+    normalizer: str | Normalizer,
+    scale: float | None,
+    dropout: float,
+) -> Problem:
+    score = as_score(score)
+    if scale is None:
+        scale = query.shape[-1] ** -0.5 if isinstance(score, Dot) else 1.0
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if isinstance(graph, Graph) and graph.device != query.device and not graph.stores_tensors:
+        graph = graph.to(query.device)
+    return check(
+        Problem(query, key, value, graph, score, bias, as_normalizer(normalizer), scale, dropout)
+    )

@@ -1,0 +1,33 @@
+"""Who talks to whom: connectivity alone, without features and without parameters."""
+
+from graphattn.graphs.combine import batch, difference, hubs, intersection, transpose, union
+from graphattn.graphs.graph import Graph
+from graphattn.graphs.grid import axial, dilated, neighborhood, shifted_windows
+from graphattn.graphs.random import expander
+from graphattn.graphs.sequence import bipartite, causal, complete, prefix, sliding_window
+from graphattn.graphs.sparse import from_edges, from_mask, from_networkx, from_pyg, from_scipy
+
+__all__ = [
+    "Graph",
+    "axial",
+    "batch",
+    "bipartite",
+    "causal",
+    "complete",
+    "difference",
+    "dilated",
+    "expander",
+    "from_edges",
+    "from_mask",
+    "from_networkx",
+    "from_pyg",
+    "from_scipy",
+    "hubs",
+    "intersection",
+    "neighborhood",
+    "prefix",
+    "shifted_windows",
+    "sliding_window",
+    "transpose",
+    "union",
+]

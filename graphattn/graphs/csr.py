@@ -1,0 +1,113 @@
+"""Compressed sparse rows: the lowering that every graph has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.graphs.facts import fact
+from graphattn.graphs.memory import require
+
+if TYPE_CHECKING:
+    from graphattn.graphs.graph import Graph
+
+
+class CSR(NamedTuple):
+    """Edges grouped by row; within a row, columns ascend and parallel edges keep their order.
+
+    `ptr` (rows + 1,): the edges of row r are at positions ptr[r] to ptr[r + 1] (exclusive).
+    `index` (E,): the column of each.
+    `row` (E,): the row of each.
+    `edge` (E,): its place in edge order; None where edge order is this order.
+    All are int64.
+    """
+
+    ptr: Tensor
+    index: Tensor
+    row: Tensor
+    edge: Tensor | None
+
+    def to_edge_order(self, values: Tensor, dim: int) -> Tensor:
+        """Per-edge values of this order, brought into edge order along `dim`."""
+        if self.edge is None:
+            return values
+        return values.index_select(dim, torch.empty_like(self.edge).scatter_(
+            0, self.edge, torch.arange(len(self.edge), device=self.edge.device)
+        ))
+
+    def from_edge_order(self, values: Tensor, dim: int) -> Tensor:
+        """Per-edge values of edge order, brought into this order along `dim`."""
+        return values if self.edge is None else values.index_select(dim, self.edge)
+
+
+@fact
+def edge_index(graph: Graph) -> Tensor:
+    dst, src = graph.edges()
+    return torch.stack([src, dst]).to(graph.device)
+
+
+@fact
+def by_destination(graph: Graph) -> CSR:
+    src, dst = graph.edge_index
+    return _compress(dst, src, graph.num_dst, graph.num_src)
+
+
+@fact
+def by_source(graph: Graph) -> CSR:
+    src, dst = graph.edge_index
+    return _compress(src, dst, graph.num_src, graph.num_dst)
+
+
+@fact
+def mask(graph: Graph) -> Tensor:
+    size = graph.num_dst * graph.num_src
+    require(size, graph.device, f"the mask of {graph}", "work with its edges instead")
+    mask = torch.zeros(size, dtype=torch.bool, device=graph.device)
+    src, dst = graph.edge_index
+    mask[pair_keys(dst, src, graph.num_src)] = True
+    return mask.view(graph.num_dst, graph.num_src)
+
+
+@fact
+def sorted_keys(graph: Graph) -> Tensor:
+    """Every edge as the number `dst * num_src + src`, ascending; to look edges up."""
+    rows = graph.csr()
+    return pair_keys(rows.row, rows.index, graph.num_src)
+
+
+def pair_keys(dst: Tensor, src: Tensor, num_src: int) -> Tensor:
+    """A pair as one number; numbers are ordered by destination, then source."""
+    return dst * num_src + src
+
+
+def pairs_of(keys: Tensor, num_src: int) -> tuple[Tensor, Tensor]:
+    """The `(dst, src)` that `pair_keys` made numbers of."""
+    dst = torch.div(keys, max(num_src, 1), rounding_mode="floor")
+    return dst, keys - dst * num_src
+
+
+def has_listed_edge(graph: Graph, dst, src):
+    """`has_edge` for a graph that knows its edges only as a list."""
+    keys = sorted_keys(graph)
+    wanted = pair_keys(
+        torch.as_tensor(dst, device=keys.device), torch.as_tensor(src, device=keys.device),
+        graph.num_src,
+    )
+    if len(keys) == 0:
+        found = torch.zeros_like(wanted, dtype=torch.bool)
+    else:
+        place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        found = keys[place] == wanted
+    return found if isinstance(dst, Tensor) or isinstance(src, Tensor) else bool(found)
+
+
+def _compress(row: Tensor, column: Tensor, num_rows: int, num_columns: int) -> CSR:
+    keys = pair_keys(row, column, num_columns)
+    edge = None
+    if not bool((keys[1:] >= keys[:-1]).all()):
+        keys, edge = torch.sort(keys, stable=True)
+        row, column = row[edge], column[edge]
+    ptr = torch.searchsorted(row, torch.arange(num_rows + 1, device=row.device))
+    return CSR(ptr, column.contiguous(), row.contiguous(), edge)

@@ -1,0 +1,352 @@
+"""Graphs of grids in 1 to 3 dimensions: images, videos, volumes. Cells are numbered row by row."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphattn.graphs.checks import axes, grid, integer
+from graphattn.graphs.csr import pair_keys, pairs_of
+from graphattn.graphs.graph import Graph, require_edges
+from graphattn.graphs.structure import (
+    Blocks,
+    Intervals,
+    as_blocks,
+    as_intervals,
+    count_edges,
+    is_symmetric,
+    label_blocks,
+)
+
+Shape = tuple[int, ...]
+
+
+class GridGraph(Graph):
+    """A graph on the cells of a grid: `shape` says how many in each direction."""
+
+    shape: Shape
+
+    @property
+    def num_dst(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def num_src(self) -> int:
+        return math.prod(self.shape)
+
+    def coordinates(self, node):
+        """The coordinate along each axis, of a node or of a tensor of nodes."""
+        places = []
+        for size in reversed(self.shape):
+            places.append(node % size)
+            node = node // size
+        return places[::-1]
+
+
+@dataclass(frozen=True, repr=False)
+class ShiftedWindows(GridGraph):
+    shape: Shape
+    size: Shape
+    shift: Shape
+
+    def labels(self, node) -> list:
+        """The window of a node along each axis; the cuts are at shift, shift + size, ..."""
+        return [
+            (place + size - shift) // size
+            for place, size, shift in zip(
+                self.coordinates(node), self.size, self.shift, strict=True
+            )
+        ]
+
+    def edges(self) -> tuple[Tensor, Tensor]:
+        require_edges(self, self.num_edges)
+        pairs = []
+        for dst, src, _ in as_blocks(self).groups:
+            shape = (*dst.shape, src.shape[1])
+            pairs.append(
+                pair_keys(
+                    dst[:, :, None].expand(shape), src[:, None, :].expand(shape), self.num_src
+                ).reshape(-1)
+            )
+        return pairs_of(torch.cat(pairs).sort().values, self.num_src)
+
+    def has_edge(self, dst, src):
+        same = True
+        for dst_label, src_label in zip(self.labels(dst), self.labels(src), strict=True):
+            same = same & (dst_label == src_label)
+        return same
+
+    def __str__(self) -> str:
+        return f"shifted_windows({self.shape}, size={self.size}, shift={self.shift})"
+
+
+@as_blocks.register
+def _(graph: ShiftedWindows) -> Blocks:
+    label = 0
+    nodes = torch.arange(graph.num_dst, device=graph.device)
+    for axis_label, length, size in zip(graph.labels(nodes), graph.shape, graph.size, strict=True):
+        label = label * (length // size + 2) + axis_label
+    label = label.unique(return_inverse=True)[1]
+    return label_blocks(label, label)
+
+
+@as_intervals.register
+def _(graph: ShiftedWindows) -> Intervals | None:
+    if len(graph.shape) > 1:
+        return None
+    (label,) = graph.labels(torch.arange(graph.num_dst, device=graph.device))
+    size, shift = graph.size[0], graph.shift[0]
+    start = (label - 1) * size + shift
+    return Intervals(start.clamp(min=0), (start + size).clamp(max=graph.num_src))
+
+
+@count_edges.register
+def _(graph: ShiftedWindows) -> int:
+    """The product over the axes of the sum of the squared window lengths."""
+    count = 1
+    for length, size, shift in zip(graph.shape, graph.size, graph.shift, strict=True):
+        first = min(shift, length)
+        full, last = divmod(length - first, size)
+        count *= first**2 + full * size**2 + last**2
+    return count
+
+
+@dataclass(frozen=True, repr=False)
+class Neighborhood(GridGraph):
+    shape: Shape
+    radius: Shape
+    dilation: Shape
+    border: str
+
+    def steps(self, axis: int, place):
+        """Where the neighbors of a place along an axis begin, before any cut at the border."""
+        length, radius = self.shape[axis], self.radius[axis]
+        dilation = self.dilation[axis]
+        first = place - radius * dilation
+        if self.border == "cut":
+            return first
+        # Cells of one residue modulo the dilation form a line of their own; stay on that line.
+        residue = place % dilation
+        line = (length - residue + dilation - 1) // dilation
+        last_start = residue + (line - 2 * radius - 1) * dilation
+        first = first + (residue - first) * (first < residue)
+        return first + (last_start - first) * (first > last_start)
+
+    def neighbors(self, axis: int) -> tuple[Tensor, Tensor]:
+        """The neighbors along an axis, (length, 2 * radius + 1), and which of them exist."""
+        length, radius = self.shape[axis], self.radius[axis]
+        first = self.steps(axis, torch.arange(length, device=self.device))
+        step = torch.arange(2 * radius + 1, device=self.device) * self.dilation[axis]
+        places = first[:, None] + step
+        return places, (places >= 0) & (places < length)
+
+    def edges(self) -> tuple[Tensor, Tensor]:
+        require_edges(self, math.prod(2 * radius + 1 for radius in self.radius) * self.num_dst)
+        src = torch.zeros(1, 1, dtype=torch.int64, device=self.device)  # (cells, neighbors)
+        exists = torch.ones_like(src, dtype=torch.bool)
+        for axis, length in enumerate(self.shape):
+            places, inside = self.neighbors(axis)
+            src = (src * length)[:, None, :, None] + places[:, None, :]
+            exists = exists[:, None, :, None] & inside[:, None, :]
+            src, exists = src.flatten(2).flatten(0, 1), exists.flatten(2).flatten(0, 1)
+        dst = torch.arange(self.num_dst, device=self.device)[:, None].expand_as(src)
+        return dst[exists], src[exists]
+
+    def has_edge(self, dst, src):
+        found = True
+        pairs = zip(self.coordinates(dst), self.coordinates(src), strict=True)
+        for axis, (to, place) in enumerate(pairs):
+            offset = place - self.steps(axis, to)
+            dilation = self.dilation[axis]
+            reach = 2 * self.radius[axis] * dilation
+            found = found & (offset >= 0) & (offset <= reach) & (offset % dilation == 0)
+        return found
+
+    def __str__(self) -> str:
+        return (
+            f"neighborhood({self.shape}, radius={self.radius}, dilation={self.dilation}, "
+            f"border={self.border!r})"
+        )
+
+
+@as_intervals.register
+def _(graph: Neighborhood) -> Intervals | None:
+    if len(graph.shape) > 1 or graph.dilation != (1,):
+        return None
+    start = graph.steps(0, torch.arange(graph.num_dst, device=graph.device))
+    stop = start + 2 * graph.radius[0] + 1
+    return Intervals(start.clamp(min=0), stop.clamp(max=graph.num_src))
+
+
+@count_edges.register
+def _(graph: Neighborhood) -> int:
+    return math.prod(int(graph.neighbors(axis)[1].sum()) for axis in range(len(graph.shape)))
+
+
+@dataclass(frozen=True, repr=False)
+class Axial(GridGraph):
+    shape: Shape
+
+    def edges(self) -> tuple[Tensor, Tensor]:
+        require_edges(self, self.num_edges)
+        cell = torch.arange(self.num_dst, device=self.device)
+        sources = [cell[:, None]]
+        stride = self.num_dst
+        for place, length in zip(self.coordinates(cell), self.shape, strict=True):
+            stride //= length
+            line = torch.arange(length - 1, device=self.device)
+            line = line + (line >= place[:, None])  # all places but its own
+            sources.append(cell[:, None] + (line - place[:, None]) * stride)
+        src = torch.cat(sources, dim=1).sort(dim=1).values
+        return cell[:, None].expand_as(src).reshape(-1), src.reshape(-1)
+
+    def has_edge(self, dst, src):
+        pairs = zip(self.coordinates(dst), self.coordinates(src), strict=True)
+        differing = sum(0 + (to != place) for to, place in pairs)
+        return differing <= 1
+
+    def __str__(self) -> str:
+        return f"axial({self.shape})"
+
+
+@count_edges.register
+def _(graph: Axial) -> int:
+    return graph.num_dst * (1 + sum(length - 1 for length in graph.shape))
+
+
+@as_intervals.register
+def _(graph: Axial) -> Intervals | None:
+    if max(graph.shape) < graph.num_dst:  # more than a single line
+        return None
+    whole = torch.full((graph.num_dst,), graph.num_src, device=graph.device)
+    return Intervals(torch.zeros_like(whole), whole)
+
+
+@is_symmetric.register
+def _(graph: ShiftedWindows | Axial) -> bool:
+    return True
+
+
+@is_symmetric.register
+def _(graph: Neighborhood) -> bool | None:
+    return graph.border == "cut" or None
+
+
+def shifted_windows(
+    shape: int | Shape, size: int | Shape, shift: int | Shape = 0
+) -> Graph:
+    """Cells attend within their window (Swin, Liu et al. 2021, section 3.2).
+
+    A shift moves the windows, and the cells of a window that wraps around the border attend only
+    to those that are their neighbors in the image, as the mask of Swin's shifted attention has it:
+    along each axis the cuts are at shift, shift + size, shift + 2 size, and so on. A grid that is
+    no multiple of the window ends in smaller windows.
+
+    Args:
+        shape: Size of the grid, 1 to 3 positive integers.
+        size: Size of a window, an integer or one per axis.
+        shift: By how much the windows are moved, 0 to size - 1, an integer or one per axis.
+
+    Returns:
+        A graph on prod(shape) nodes; its windows are disjoint complete graphs.
+
+    Raises:
+        ValueError: If a size is not positive, or a shift is not below its window size.
+
+    Example:
+        >>> shifted_windows((4, 4), 2, shift=1).in_degree().view(4, 4).tolist()
+        [[1, 2, 2, 1], [2, 4, 4, 2], [2, 4, 4, 2], [1, 2, 2, 1]]
+    """
+    shape = grid(shape)
+    size = axes("size", size, len(shape), low=1)
+    shift = axes("shift", shift, len(shape))
+    if any(moved >= window for moved, window in zip(shift, size, strict=True)):
+        raise ValueError(f"shift must be below the window size, got shift {shift} and size {size}")
+    return ShiftedWindows(shape, size, shift)
+
+
+def neighborhood(
+    shape: int | Shape,
+    radius: int | Shape,
+    *,
+    dilation: int | Shape = 1,
+    border: str = "clamp",
+) -> Graph:
+    """Each cell of a grid attends to the cells around it (Hassani et al. 2023, section 3).
+
+    Args:
+        shape: Size of the grid, 1 to 3 positive integers.
+        radius: Cells in each direction, an integer or one per axis.
+        dilation: Step between attended cells, an integer or one per axis.
+        border: "clamp" moves the neighborhood inside the grid, so that every cell has the same
+            number of neighbors (as NATTEN); "cut" drops what falls outside.
+
+    Returns:
+        A graph on prod(shape) nodes.
+
+    Raises:
+        ValueError: If a size is not positive, or a clamped neighborhood does not fit the grid.
+
+    Example:
+        >>> neighborhood((3, 3), radius=1, border="cut").in_degree().tolist()
+        [4, 6, 4, 6, 9, 6, 4, 6, 4]
+        >>> neighborhood((3, 3), radius=1).in_degree().tolist()
+        [9, 9, 9, 9, 9, 9, 9, 9, 9]
+    """
+    shape = grid(shape)
+    radius = axes("radius", radius, len(shape))
+    dilation = axes("dilation", dilation, len(shape), low=1)
+    if border not in ("clamp", "cut"):
+        raise ValueError(f'border must be "clamp" or "cut", got {border!r}')
+    for length, reach, step in zip(shape, radius, dilation, strict=True):
+        if border == "clamp" and (2 * reach + 1) * step > length:
+            raise ValueError(
+                f"a neighborhood of {2 * reach + 1} cells at dilation {step} does not fit an axis "
+                f'of {length}; take a smaller radius, or border="cut"'
+            )
+    return Neighborhood(shape, radius, dilation, border)
+
+
+def dilated(n: int, radius: int, step: int) -> Graph:
+    """A sliding window with gaps (dilated window of Longformer, Beltagy et al. 2020, 3.1).
+
+    Args:
+        n: Number of nodes.
+        radius: Attended nodes to each side.
+        step: Distance between attended nodes.
+
+    Returns:
+        A graph on n nodes: i attends to i + k * step for -radius <= k <= radius.
+
+    Raises:
+        ValueError: If n or radius is negative, or step is not positive.
+
+    Example:
+        >>> dilated(5, 1, 2).mask().int()[2].tolist()
+        [1, 0, 1, 0, 1]
+    """
+    return neighborhood(
+        (integer("n", n, low=1),), radius, dilation=integer("step", step, low=1), border="cut"
+    )
+
+
+def axial(shape: int | Shape) -> Graph:
+    """Each cell attends to all cells on its own row and column (Ho et al. 2019).
+
+    Args:
+        shape: Size of the grid, 1 to 3 positive integers.
+
+    Returns:
+        A graph on prod(shape) nodes: an edge wherever at most one coordinate differs.
+
+    Raises:
+        ValueError: If a size is not positive.
+
+    Example:
+        >>> axial((2, 3)).mask().int()[0].tolist()
+        [1, 1, 1, 1, 0, 0]
+    """
+    return Axial(grid(shape))

@@ -1,0 +1,53 @@
+"""What fits: asked before a large tensor is made, so that a request too large is an error."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+MAX_NODES = 2**31 - 1
+
+
+@torch.compiler.assume_constant_result
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device; a large number where nobody can tell.
+
+    Compiled code asks once, while it is traced.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 2**40
+
+
+def human(num_bytes: float) -> str:
+    """Bytes as people say them.
+
+    Example:
+        >>> human(3_400_000_000)
+        '3.4 GB'
+    """
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} TB" if num_bytes < 1000 else f"{num_bytes:,.0f} TB"
+
+
+def require(num_bytes: int, device: torch.device, what: str, remedy: str) -> None:
+    """Raise MemoryError, with the size, if that many bytes are not free on the device."""
+    free = free_bytes(device)
+    if num_bytes > free:
+        raise MemoryError(
+            f"{what} takes {human(num_bytes)} and {human(free)} are free on {device}; {remedy}"
+        )

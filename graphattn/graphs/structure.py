@@ -1,0 +1,222 @@
+"""What is known of a graph beyond its edges; `None` where nothing is known.
+
+From the strongest fact to the weakest: dense, blocks, intervals. A class of graphs that knows
+better than its edge list registers a rule beside the class; for all others the facts are read off
+the CSR in O(E), so that a plain edge list is recognised too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.graphs.facts import fact
+
+if TYPE_CHECKING:
+    from graphattn.graphs.graph import Graph
+
+
+class Dense(NamedTuple):
+    """Every destination attends to every source, or to those up to itself if causal."""
+
+    causal: bool
+
+
+class Intervals(NamedTuple):
+    """Destination i attends to the sources `start[i] <= j < stop[i]`, int64 of shape (num_dst,).
+
+    Rows that hear nobody have start = stop = 0.
+    """
+
+    start: Tensor
+    stop: Tensor
+
+
+class Block(NamedTuple):
+    """Dense graphs of one size: block b joins `dst[b]` with `src[b]`, int64 (blocks, size).
+
+    `causal` holds for all of them, in the order in which they list their nodes.
+    """
+
+    dst: Tensor
+    src: Tensor
+    causal: bool
+
+
+class Blocks(NamedTuple):
+    """Disjoint dense graphs; nodes in none of them are isolated."""
+
+    groups: tuple[Block, ...]
+    num_dst: int
+    num_src: int
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(len(group.dst) for group in self.groups)
+
+
+@fact
+def as_dense(graph: Graph) -> Dense | None:
+    """`Dense` if all pairs, or all causal pairs, are edges."""
+    if (intervals := as_intervals(graph)) is None:
+        return None
+    start, stop = intervals
+    if bool((start != 0).any()):
+        return None
+    if bool((stop == graph.num_src).all()):
+        return Dense(causal=False)
+    square = graph.num_dst == graph.num_src
+    if square and torch.equal(stop, torch.arange(1, len(stop) + 1, device=stop.device)):
+        return Dense(causal=True)
+    return None
+
+
+@fact
+def as_intervals(graph: Graph) -> Intervals | None:
+    """`Intervals` if the sources of every destination are consecutive."""
+    ptr, index, row, _ = graph.csr()
+    degree = ptr.diff()
+    if len(index) == 0:
+        return Intervals(torch.zeros_like(degree), torch.zeros_like(degree))
+    first = index[ptr[:-1].clamp(max=len(index) - 1)]
+    position = torch.arange(len(index), device=index.device) - ptr[row]
+    if not torch.equal(index, first[row] + position):
+        return None
+    start = torch.where(degree > 0, first, 0)
+    return Intervals(start, start + degree)
+
+
+@fact
+def as_blocks(graph: Graph) -> Blocks | None:
+    """`Blocks` if the graph falls apart into dense graphs, complete or causal."""
+    if (intervals := as_intervals(graph)) is not None:
+        return _blocks_of_intervals(intervals, graph.num_src)
+    return _blocks_of_rows(graph)
+
+
+@fact
+def count_edges(graph: Graph) -> int:
+    """Number of edges."""
+    return graph.edge_index.shape[1]
+
+
+@fact
+def is_symmetric(graph: Graph) -> bool | None:
+    """True if every edge is known to have its reverse; such a graph is its own transpose."""
+    return None
+
+
+def count_intervals(graph: Graph) -> int:
+    """A rule for `count_edges`: without listing edges wherever the intervals are known."""
+    intervals = as_intervals(graph)
+    if intervals is None:
+        return graph.edge_index.shape[1]
+    return int((intervals.stop - intervals.start).sum())
+
+
+def stack_blocks(
+    blocks: list[tuple[Tensor, Tensor, bool]], num_dst: int, num_src: int
+) -> Blocks:
+    """Blocks `(dst, src, causal)`, 1-D each, with those of one size stacked."""
+    groups: dict[tuple[int, int, bool], list[tuple[Tensor, Tensor]]] = {}
+    for dst, src, causal in blocks:
+        groups.setdefault((len(dst), len(src), causal), []).append((dst, src))
+    stacked = (
+        Block(torch.stack([dst for dst, _ in same]), torch.stack([src for _, src in same]), causal)
+        for (_, _, causal), same in groups.items()
+    )
+    return Blocks(tuple(stacked), num_dst, num_src)
+
+
+def label_blocks(dst_label: Tensor, src_label: Tensor, causal: Tensor | None = None) -> Blocks:
+    """Nodes of one label form a block; a negative label is in none.
+
+    Args:
+        dst_label: int64 (num_dst,).
+        src_label: int64 (num_src,).
+        causal: bool, one for each label up to the largest; no block is causal by default.
+    """
+    num_labels = 1 + max(
+        (int(label.max()) for label in (dst_label, src_label) if len(label)), default=-1
+    )
+    dst_order, dst_size = _by_label(dst_label, num_labels)
+    src_order, src_size = _by_label(src_label, num_labels)
+    dst_start, src_start = dst_size.cumsum(0) - dst_size, src_size.cumsum(0) - src_size
+    if causal is None:
+        causal = torch.zeros_like(dst_size, dtype=torch.bool)
+    kind = torch.stack([dst_size, src_size, causal.long()], dim=1)
+    kind[(dst_size == 0) | (src_size == 0)] = 0
+    groups = []
+    for kind_id, (rows, columns, is_causal) in enumerate(
+        (kinds := kind.unique(dim=0, return_inverse=True))[0].tolist()
+    ):
+        if rows == 0:
+            continue
+        which = (kinds[1] == kind_id).nonzero()  # (blocks, 1)
+        step = torch.arange(max(rows, columns), device=which.device)
+        groups.append(
+            Block(
+                dst_order[dst_start[which] + step[:rows]],
+                src_order[src_start[which] + step[:columns]],
+                bool(is_causal),
+            )
+        )
+    return Blocks(tuple(groups), len(dst_label), len(src_label))
+
+
+def _by_label(label: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
+    """Nodes sorted by label, those without left out, and how many have each label."""
+    order = torch.argsort(label, stable=True)
+    return order[(label < 0).sum() :], torch.bincount(label[label >= 0], minlength=num_labels)
+
+
+def _blocks_of_intervals(intervals: Intervals, num_src: int) -> Blocks | None:
+    """Rows with one start are a block if they share the stop, or if row r stops at r + 1."""
+    start, stop = intervals
+    rows = (stop > start).nonzero().squeeze(1)
+    starts, label = start[rows].unique(return_inverse=True)
+    shape = starts.shape
+    low = rows.new_zeros(shape).scatter_reduce_(0, label, stop[rows], "amin", include_self=False)
+    high = rows.new_zeros(shape).scatter_reduce_(0, label, stop[rows], "amax", include_self=False)
+    top = rows.new_zeros(shape).scatter_reduce_(0, label, rows, "amin", include_self=False)
+    # Row r of a causal block of nodes a..b attends to a..r: it begins at row a, where start is a.
+    steps = torch.ones_like(starts, dtype=torch.bool).scatter_reduce_(
+        0, label, stop[rows] == rows + 1, "amin", include_self=False
+    )
+    causal = steps & (top == starts) & (low < high)
+    if bool(((low != high) & ~causal).any()) or bool((starts[1:] < high[:-1]).any()):
+        return None
+    dst_label = torch.full_like(start, -1).index_put_((rows,), label)
+    owner = torch.searchsorted(starts, torch.arange(num_src, device=start.device), right=True) - 1
+    src_label = owner
+    if len(starts):
+        inside = torch.arange(num_src, device=start.device) < high[owner.clamp(min=0)]
+        src_label = torch.where(inside, owner, -1)
+    return label_blocks(dst_label, src_label, causal)
+
+
+def _blocks_of_rows(graph: Graph) -> Blocks | None:
+    """Rows with one and the same list of sources are a block, if no two blocks share a source."""
+    ptr, index, row, _ = graph.csr()
+    degree = ptr.diff()
+    rows = (degree > 0).nonzero().squeeze(1)
+    first = index[ptr[rows]]
+    # In disjoint blocks the smallest source names the block; its first row stands for all.
+    leader_of = torch.full((graph.num_src,), graph.num_dst, device=index.device)
+    leader_of.scatter_reduce_(0, first, rows, "amin")
+    leader = torch.full_like(degree, -1).index_put_((rows,), leader_of[first])
+    if not torch.equal(degree[leader[rows]], degree[rows]):
+        return None
+    position = torch.arange(len(index), device=index.device) - ptr[row]
+    repeats = (index[1:] == index[:-1]) & (row[1:] == row[:-1])
+    if bool(repeats.any()) or not torch.equal(index, index[ptr[leader[row]] + position]):
+        return None
+    owner = torch.full((graph.num_src,), -1, device=index.device)
+    owner.index_put_((index,), leader[row])
+    if not torch.equal(owner[index], leader[row]):
+        return None
+    names, label = torch.cat([leader, owner]).unique(return_inverse=True)
+    label = label - int((names < 0).sum())
+    return label_blocks(label[: graph.num_dst], label[graph.num_dst :])

@@ -1,0 +1,42 @@
+"""Complete and causal graphs: one call of torch's fused scaled_dot_product_attention."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from graphattn.graphs.structure import as_dense
+from graphattn.kernels.problem import Kernel, Problem
+from graphattn.kernels.sdpa import grid_bias, scaled_dot_product
+
+
+def unsupported(problem: Problem) -> str | None:
+    if not problem.scaled_dot_softmax:
+        return "it computes scaled dot products and softmax only"
+    if as_dense(problem.graph) is None:
+        return "the graph is neither complete nor causal"
+    return None
+
+
+def run(problem: Problem) -> Tensor:
+    facts = as_dense(problem.graph)
+    assert facts is not None
+    mask, causal = None, facts.causal
+    if problem.bias is not None:
+        mask, causal = grid_bias(problem), False  # the bias is -inf where a causal graph ends
+    return scaled_dot_product(
+        problem.query,
+        problem.key,
+        problem.value,
+        mask=mask,
+        causal=causal,
+        scale=problem.scale,
+        dropout=problem.dropout,
+    )
+
+
+KERNEL = Kernel(
+    name="dense",
+    why="the graph is complete or causal: one call of torch's scaled_dot_product_attention",
+    unsupported=unsupported,
+    run=run,
+)

@@ -1,0 +1,66 @@
+"""Graphs with many of the possible edges: torch's fused attention over all pairs, masked."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from graphattn.graphs.csr import sorted_keys
+from graphattn.graphs.facts import fact
+from graphattn.graphs.graph import Graph
+from graphattn.graphs.memory import free_bytes, human
+from graphattn.kernels.problem import Kernel, Problem
+from graphattn.kernels.sdpa import grid_bias, scaled_dot_product
+
+# Time of one edge in the reference kernel over that of one pair here, forward and backward.
+# Measured by `python scripts/bench.py --suite crossover`; see docs/benchmarks/README.md.
+EDGE_OVER_PAIR = 20.0
+
+
+@fact
+def parallel_edges(graph: Graph) -> bool:
+    """Whether some pair is joined by more than one edge."""
+    keys = sorted_keys(graph)
+    return bool((keys[1:] == keys[:-1]).any())
+
+
+def unsupported(problem: Problem) -> str | None:
+    if not problem.scaled_dot_softmax:
+        return "it computes scaled dot products and softmax only"
+    graph, query = problem.graph, problem.query
+    if parallel_edges(graph):
+        return "the graph has parallel edges, and a mask can't count them"
+    pairs = graph.num_dst * graph.num_src
+    needed = pairs * (1 if problem.bias is None else problem.heads * max(4, query.element_size()))
+    free = free_bytes(query.device)
+    return f"the mask takes {human(needed)}, and {human(free)} are free" if needed > free else None
+
+
+def declines(problem: Problem) -> str | None:
+    density = problem.graph.density
+    if density * EDGE_OVER_PAIR < 1:
+        return (
+            f"{100 * density:.3g}% of all pairs are edges; scoring all pairs pays from "
+            f"{100 / EDGE_OVER_PAIR:.3g}% on"
+        )
+    return None
+
+
+def run(problem: Problem) -> Tensor:
+    mask = problem.graph.mask() if problem.bias is None else grid_bias(problem)
+    return scaled_dot_product(
+        problem.query,
+        problem.key,
+        problem.value,
+        mask=mask,
+        scale=problem.scale,
+        dropout=problem.dropout,
+    )
+
+
+KERNEL = Kernel(
+    name="masked",
+    why="so many pairs are edges that scoring all of them, masked, is faster than each edge alone",
+    unsupported=unsupported,
+    run=run,
+    declines=declines,
+)

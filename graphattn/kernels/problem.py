@@ -1,0 +1,186 @@
+"""All that a kernel may know of a call, checked once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphattn.biases import Bias
+from graphattn.graphs import Graph
+from graphattn.normalizers import Normalizer, softmax
+from graphattn.scores import Dot, Score
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call of attention, its arguments checked against each other.
+
+    query (*batch, num_dst, heads, head_dim), key (*batch, num_src, kv_heads, head_dim), value
+    (*batch, num_src, kv_heads, value_dim): one dtype, one device, heads a multiple of kv_heads.
+    bias: None, (…, E, heads) in edge order, or a function of pairs.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    graph: Graph
+    score: Score
+    bias: Bias | None
+    normalizer: Normalizer
+    scale: float
+    dropout: float
+
+    @property
+    def heads(self) -> int:
+        return self.query.shape[-2]
+
+    @property
+    def group_size(self) -> int:
+        """Query heads that share one key head."""
+        return self.query.shape[-2] // max(self.key.shape[-2], 1)
+
+    @property
+    def scaled_dot_softmax(self) -> bool:
+        """Whether this is the attention that fused dense kernels compute."""
+        return isinstance(self.score, Dot) and self.normalizer is softmax
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute attention.
+
+    name: What users call it.
+    why: What it is the right choice for, as `explain()` says it.
+    unsupported: The reason why it can't compute a problem, or None if it can.
+    run: Output of shape (*batch, num_dst, heads, value_dim).
+    weights: Weights of all edges in edge order, (*batch, E, heads); None if it can't tell them.
+    declines: The reason why another kernel would be faster, or None; asked unless the user
+        names the kernel.
+    """
+
+    name: str
+    why: str
+    unsupported: Callable[[Problem], str | None]
+    run: Callable[[Problem], Tensor]
+    weights: Callable[[Problem], Tensor] | None = None
+    declines: Callable[[Problem], str | None] = lambda problem: None
+
+
+def check(problem: Problem) -> Problem:
+    """The problem itself, if its parts fit together.
+
+    Raises:
+        TypeError: If something is not of the right kind or dtype.
+        ValueError: If shapes, devices or numbers don't fit.
+    """
+    query, key, value, graph = problem.query, problem.key, problem.value, problem.graph
+    if not isinstance(graph, Graph):
+        raise TypeError(
+            f"graph must be a graphattn graph, got {type(graph).__name__}; "
+            "an edge_index becomes one with from_edges(edge_index, num_nodes)"
+        )
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        _check_tensor(name, tensor, like=query)
+    _check_shapes(problem)
+    if graph.device != query.device:
+        raise ValueError(
+            f"graph {graph} is on {graph.device} but query is on {query.device}; "
+            f'use graph.to("{query.device}"), once, before the call'
+        )
+    if problem.bias is not None:
+        _check_bias(problem)
+    if not isinstance(problem.scale, int | float) or not math.isfinite(problem.scale):
+        raise ValueError(f"scale must be a finite number, got {problem.scale!r}")
+    if not isinstance(problem.dropout, int | float) or not 0 <= problem.dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {problem.dropout!r}")
+    return problem
+
+
+def _check_tensor(name: str, tensor: object, like: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be of a floating dtype, got {tensor.dtype}")
+    if tensor.ndim < 3:
+        raise ValueError(
+            f"{name} must have shape (*batch, nodes, heads, head_dim), got {tuple(tensor.shape)}"
+        )
+    if tensor.dtype != like.dtype:
+        raise TypeError(
+            f"query, key and value must have one dtype, got {like.dtype} for query and "
+            f"{tensor.dtype} for {name}"
+        )
+    if tensor.device != like.device:
+        raise ValueError(
+            f"query, key and value must be on one device, got query on {like.device} and {name} "
+            f"on {tensor.device}"
+        )
+
+
+def _check_shapes(problem: Problem) -> None:
+    query, key, value, graph = problem.query, problem.key, problem.value, problem.graph
+    if query.shape[-3] != graph.num_dst:
+        raise ValueError(
+            f"graph has {graph.num_dst} destination nodes but query holds {query.shape[-3]} "
+            f"(shape {tuple(query.shape)}, nodes third from the end); "
+            f"build the graph with num_dst={query.shape[-3]}"
+        )
+    if key.shape[-3] != graph.num_src:
+        raise ValueError(
+            f"graph has {graph.num_src} source nodes but key holds {key.shape[-3]} "
+            f"(shape {tuple(key.shape)}, nodes third from the end); "
+            f"build the graph with num_src={key.shape[-3]}"
+        )
+    if value.shape[:-1] != key.shape[:-1]:
+        raise ValueError(
+            "key and value must agree in all but the last dimension, got "
+            f"{tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    if key.shape[:-3] != query.shape[:-3]:
+        raise ValueError(
+            f"query and key must have the same leading batch dimensions, got "
+            f"{tuple(query.shape[:-3])} and {tuple(key.shape[:-3])}"
+        )
+    if key.shape[-1] != query.shape[-1]:
+        raise ValueError(
+            f"query and key must have one head_dim, got {query.shape[-1]} and {key.shape[-1]}"
+        )
+    if query.shape[-1] == 0 or query.shape[-2] == 0:
+        raise ValueError(f"heads and head_dim must be positive, got query {tuple(query.shape)}")
+    if key.shape[-2] == 0 or query.shape[-2] % key.shape[-2]:
+        raise ValueError(
+            f"the {query.shape[-2]} heads of query must be a multiple of the {key.shape[-2]} heads "
+            "of key"
+        )
+
+
+def _check_bias(problem: Problem) -> None:
+    bias, query = problem.bias, problem.query
+    if not isinstance(bias, Tensor):
+        if not callable(bias):
+            raise TypeError(
+                f"bias must be an (E, heads) tensor or a function (dst, src), got {bias!r}"
+            )
+        return
+    edges = (problem.graph.num_edges, problem.heads)
+    fits = bias.ndim >= 2 and bias.shape[-2] == edges[0] and bias.shape[-1] in (1, edges[1])
+    if not fits or bias.ndim > query.ndim - 1:
+        raise ValueError(
+            f"bias must have shape {edges}, (E, heads) in edge order, optionally behind the batch "
+            f"dimensions of query, got {tuple(bias.shape)}"
+        )
+    try:
+        torch.broadcast_shapes(bias.shape[:-2], query.shape[:-3])
+    except RuntimeError:
+        raise ValueError(
+            f"the batch dimensions {tuple(bias.shape[:-2])} of bias don't fit those of query, "
+            f"{tuple(query.shape[:-3])}"
+        ) from None
+    if not bias.is_floating_point():
+        raise TypeError(f"bias must be of a floating dtype, got {bias.dtype}")
+    if bias.device != query.device:
+        raise ValueError(f"bias is on {bias.device} but query on {query.device}")

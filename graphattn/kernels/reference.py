@@ -1,0 +1,83 @@
+"""Gather, score, scatter-softmax, scatter-sum: the meaning of attention, for every other kernel.
+
+Message passing as Vaswani et al. 2017, eq. 1 reads on a graph: `out_i = sum_j w_ij v_j` over the
+edges j -> i, with `w_ij = softmax_j(scale * score(q_i, k_j) + b_ij)`. Half types are computed in
+float32. It keeps tensors of E x heads x head_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphattn.biases import bias_of_edges
+from graphattn.graphs.memory import free_bytes, human
+from graphattn.kernels.problem import Kernel, Problem
+from graphattn.segments import segment_softmax, segment_sum
+
+
+def unsupported(problem: Problem) -> str | None:
+    query, value = problem.query, problem.value
+    pairs = problem.graph.num_edges * problem.heads * query.shape[:-3].numel()
+    item = max(4, query.element_size())
+    needed = pairs * (2 * query.shape[-1] + value.shape[-1]) * item
+    free = free_bytes(query.device)
+    if needed > free:
+        return f"the gathered pairs take {human(needed)}, and {human(free)} are free"
+    return None
+
+
+def run(problem: Problem) -> Tensor:
+    csr = problem.graph.csr()
+    w = edge_weights(problem)  # (*batch, E, heads)
+    v_j = repeat_heads(problem.value.index_select(-3, csr.index).to(w.dtype), problem.group_size)
+    return segment_sum(w[..., None] * v_j, csr, dim=-3).to(problem.value.dtype)
+
+
+def weights(problem: Problem) -> Tensor:
+    w = edge_weights(problem).to(problem.query.dtype)
+    return problem.graph.csr().to_edge_order(w, dim=-2)
+
+
+def log_sum_exp(problem: Problem) -> Tensor:
+    """`log sum_j exp(s_ij)` of shape (*batch, num_dst, heads); -inf where nobody is heard."""
+    return segment_softmax(edge_logits(problem), problem.graph.csr())[1]
+
+
+def edge_weights(problem: Problem) -> Tensor:
+    """Weights in CSR order after dropout, (*batch, E, heads), float32 at least."""
+    w = problem.normalizer(edge_logits(problem), problem.graph.csr())
+    return F.dropout(w, problem.dropout) if problem.dropout else w
+
+
+def edge_logits(problem: Problem) -> Tensor:
+    """`scale * score + bias` in CSR order, (*batch, E, heads), float32 at least."""
+    csr = problem.graph.csr()
+    wide = torch.promote_types(problem.query.dtype, torch.float32)
+    q_i = problem.query.index_select(-3, csr.row).to(wide)  # (*batch, E, heads, head_dim)
+    k_j = repeat_heads(problem.key.index_select(-3, csr.index).to(wide), problem.group_size)
+    edge = torch.arange(len(csr.row), device=csr.row.device) if csr.edge is None else csr.edge
+    s = problem.scale * problem.score(q_i, k_j, edge)
+    if s.shape != q_i.shape[:-1]:
+        raise ValueError(
+            f"score(q_i, k_j, edge) must return {tuple(q_i.shape[:-1])}, (*batch, E, heads), got "
+            f"{tuple(s.shape)}"
+        )
+    if problem.bias is not None:
+        s = s + bias_of_edges(problem.bias, problem.graph, problem.heads)
+    return s.to(wide)
+
+
+def repeat_heads(x: Tensor, times: int) -> Tensor:
+    """Each key head for every query head of its group."""
+    return x if times == 1 else x.repeat_interleave(times, dim=-2)
+
+
+KERNEL = Kernel(
+    name="reference",
+    why="it computes every graph, score and bias on every device, edge by edge",
+    unsupported=unsupported,
+    run=run,
+    weights=weights,
+)

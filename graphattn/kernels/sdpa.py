@@ -1,0 +1,57 @@
+"""torch's fused attention, called in graphattn's layout."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphattn.biases import bias_of_grid
+from graphattn.kernels.problem import Problem
+
+
+def scaled_dot_product(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float,
+    dropout: float,
+) -> Tensor:
+    """`scaled_dot_product_attention` on (*batch, nodes, heads, head_dim), without a copy.
+
+    Args:
+        mask: bool (num_dst, num_src), True where attended; or a float bias (…, heads or 1, num_dst,
+            num_src), where … is nothing or broadcasts to batch.
+
+    Returns:
+        (*batch, num_dst, heads, value_dim).
+    """
+    batch = query.shape[:-3]
+    size = math.prod(batch)
+    query, key, value = (
+        x.reshape(size, *x.shape[-3:]).transpose(1, 2) for x in (query, key, value)
+    )
+    if mask is not None:
+        if mask.is_floating_point():
+            mask = mask.to(query.dtype)
+        if mask.ndim > 3:
+            mask = mask.expand(*batch, *mask.shape[-3:]).reshape(size, *mask.shape[-3:])
+    grouped = query.shape[1] != key.shape[1]
+    out = F.scaled_dot_product_attention(
+        query, key, value, mask, dropout, causal, scale=scale, enable_gqa=grouped
+    ).transpose(1, 2)
+    return out.reshape(*batch, *out.shape[1:])
+
+
+def grid_bias(problem: Problem) -> Tensor:
+    """The bias of all pairs, -inf where they are no edge: (…, heads or 1, num_dst, num_src)."""
+    graph = problem.graph
+    dst = torch.arange(graph.num_dst, device=graph.device)[:, None]
+    src = torch.arange(graph.num_src, device=graph.device)
+    assert problem.bias is not None
+    return bias_of_grid(problem.bias, graph, problem.heads, dst, src).movedim(-1, -3)

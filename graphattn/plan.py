@@ -1,0 +1,84 @@
+"""Which kernel runs: an ordered table, and the reasons for and against each entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphattn.kernels import blocks, dense, masked, reference
+from graphattn.kernels.problem import Kernel, Problem
+
+KERNELS: tuple[Kernel, ...] = (dense.KERNEL, blocks.KERNEL, masked.KERNEL, reference.KERNEL)
+"""In order of preference: the first that accepts is taken."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The kernel that runs a call, why, and why the others don't.
+
+    kernel: Name of the kernel.
+    why: What makes it the right one.
+    rejected: Reason by name of every kernel that was refused.
+    """
+
+    kernel: str
+    why: str
+    rejected: dict[str, str]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in (*self.rejected, self.kernel))
+        lines = [f"{self.kernel:{width}}  runs: {self.why}"]
+        lines += [f"{name:{width}}  refused: {why}" for name, why in self.rejected.items()]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def choose(problem: Problem, kernel: str) -> Kernel:
+    """The kernel of a name, or the first in the table that accepts the problem.
+
+    Raises:
+        ValueError: If there is no kernel of that name, or the one that was named, or all of them,
+            can't compute the problem.
+    """
+    if kernel != "auto":
+        named = _named(kernel)
+        if (reason := named.unsupported(problem)) is not None:
+            raise ValueError(
+                f'kernel "{kernel}" can\'t compute this: {reason}; '
+                'kernel="auto" takes one that can'
+            )
+        return named
+    for candidate in KERNELS:
+        if candidate.unsupported(problem) is None and candidate.declines(problem) is None:
+            return candidate
+    reasons = "; ".join(f"{entry.name}: {_reason(entry, problem)}" for entry in KERNELS)
+    raise ValueError(f"no kernel can compute attention over {problem.graph}: {reasons}")
+
+
+def plan(problem: Problem, kernel: str) -> Plan:
+    """What `choose` does, with the reasons of every kernel that it refuses."""
+    chosen = choose(problem, kernel)
+    rejected = {}
+    for entry in KERNELS:
+        if entry is not chosen:
+            rejected[entry.name] = _reason(entry, problem) or _unneeded(chosen, kernel)
+    why = chosen.why if kernel == "auto" else f"it was named; {chosen.why}"
+    return Plan(chosen.name, why, rejected)
+
+
+def _named(name: str) -> Kernel:
+    for entry in KERNELS:
+        if entry.name == name:
+            return entry
+    names = ", ".join(f'"{entry.name}"' for entry in KERNELS)
+    raise ValueError(f'kernel must be "auto" or one of {names}, got {name!r}')
+
+
+def _reason(entry: Kernel, problem: Problem) -> str | None:
+    return entry.unsupported(problem) or entry.declines(problem)
+
+
+def _unneeded(chosen: Kernel, kernel: str) -> str:
+    if kernel != "auto":
+        return f"{chosen.name} was named"
+    return f"it could, but {chosen.name} stands before it in the table"

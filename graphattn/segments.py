@@ -1,0 +1,74 @@
+"""Sums and maxima over the edges of each destination: the scatter in scatter-softmax.
+
+Values are per edge in CSR order, with the edges along `dim` (negative, so that leading batch
+dimensions are free). torch_scatter does the work where it is installed, torch otherwise; compiled
+code takes torch's operations, which the compiler can fuse.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphattn.graphs.csr import CSR
+
+
+@cache
+def torch_scatter() -> Any | None:
+    """The torch_scatter package, or None if it is missing or does not load."""
+    try:
+        import torch_scatter
+    except (ImportError, OSError):
+        return None
+    return torch_scatter
+
+
+def segment_sum(values: Tensor, csr: CSR, dim: int) -> Tensor:
+    """Sum over each destination's edges; 0 for those without. (…, E, …) -> (…, num_dst, …)."""
+    if (pointer := _pointer(values, csr, dim)) is not None:
+        return torch_scatter().segment_sum_csr(values, pointer)  # pyright: ignore
+    return _empty(values, csr, dim, 0.0).index_add(dim, csr.row, values)
+
+
+def segment_max(values: Tensor, csr: CSR, dim: int) -> Tensor:
+    """Maximum over each destination's edges, without gradient; -inf for those without."""
+    values = values.detach()
+    row = csr.row.view(-1, *(1,) * (-dim - 1)).expand_as(values)
+    low = _empty(values, csr, dim, -torch.inf)
+    return low.scatter_reduce(dim % values.ndim, row, values, "amax", include_self=True)
+
+
+def segment_softmax(logits: Tensor, csr: CSR) -> tuple[Tensor, Tensor]:
+    """Softmax over each destination's edges.
+
+    Args:
+        logits: (…, E, heads) in CSR order. An edge at -inf is switched off; a destination of
+            nothing but such edges is one that hears from nobody.
+
+    Returns:
+        Weights (…, E, heads), and the log-sum-exp (…, num_dst, heads), -inf where nobody is heard.
+    """
+    top = segment_max(logits, csr, dim=-2)
+    top = top.masked_fill(top == -torch.inf, 0.0)
+    weights = (logits - top.index_select(-2, csr.row)).exp()
+    total = segment_sum(weights, csr, dim=-2)
+    safe = total.masked_fill(total == 0, 1.0)
+    return weights / safe.index_select(-2, csr.row), top + total.log()
+
+
+def _pointer(values: Tensor, csr: CSR, dim: int) -> Tensor | None:
+    """What torch_scatter wants to be told, or None where torch has to do it."""
+    if torch.compiler.is_compiling() or torch_scatter() is None:
+        return None
+    if values.is_cuda and not torch.ops.torch_scatter.cuda_version() > 0:
+        return None  # built without CUDA
+    return csr.ptr.expand(*values.shape[:dim], -1)
+
+
+def _empty(values: Tensor, csr: CSR, dim: int, fill: float) -> Tensor:
+    shape = list(values.shape)
+    shape[dim] = len(csr.ptr) - 1
+    return values.new_full(shape, fill)
