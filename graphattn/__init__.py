@@ -1,9 +1,56 @@
 """Attention as message passing: tokens are nodes, and the graph says who speaks to whom."""
 
+from graphattn import models, nn
 from graphattn.attention import attention, attention_weights, explain
-from graphattn.graphs import *  # noqa: F403
-from graphattn.graphs import __all__ as _graphs
+from graphattn.graphs import (
+    Graph,
+    axial,
+    batch,
+    bipartite,
+    causal,
+    complete,
+    dilated,
+    expander,
+    from_edges,
+    from_mask,
+    from_networkx,
+    from_pyg,
+    from_scipy,
+    hubs,
+    neighborhood,
+    prefix,
+    shifted_windows,
+    sliding_window,
+)
 from graphattn.plan import Plan
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "attention", "attention_weights", "explain", *_graphs]  # noqa: PLE0604
+__all__ = [
+    # who talks to whom
+    "Graph",
+    "axial",
+    "batch",
+    "bipartite",
+    "causal",
+    "complete",
+    "dilated",
+    "expander",
+    "from_edges",
+    "from_mask",
+    "from_networkx",
+    "from_pyg",
+    "from_scipy",
+    "hubs",
+    "neighborhood",
+    "prefix",
+    "shifted_windows",
+    "sliding_window",
+    # attention over it
+    "attention",
+    "attention_weights",
+    "explain",
+    "Plan",
+    # built on it
+    "models",
+    "nn",
+]

@@ -158,13 +158,17 @@ def _problem(
     dropout: float,
 ) -> Problem:
     score = as_score(score)
-    if scale is None:
-        scale = query.shape[-1] ** -0.5 if isinstance(score, Dot) else 1.0
+    factor = _default_scale(score, query) if scale is None else scale
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if isinstance(graph, Graph) and graph.device != query.device and not graph.stores_tensors:
         graph = graph.to(query.device)
     return check(
-        Problem(query, key, value, graph, score, bias, as_normalizer(normalizer), scale, dropout)
+        Problem(query, key, value, graph, score, bias, as_normalizer(normalizer), factor, dropout)
     )
+
+
+def _default_scale(score: Score, query: Tensor) -> float:
+    """`1 / sqrt(head_dim)` for dot products (Vaswani et al. 2017, section 3.2.1), 1 for others."""
+    return max(query.shape[-1], 1) ** -0.5 if isinstance(score, Dot) else 1.0

@@ -7,6 +7,7 @@ with learned tables are modules in `graphattn.nn`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs import Graph
-from graphattn.graphs.csr import sorted_keys, pair_keys
+from graphattn.graphs.csr import pair_keys, sorted_keys
+from graphattn.graphs.grid import coordinates
+from graphattn.graphs.memory import require
 
 PairBias = Callable[[Tensor, Tensor], Tensor]
 Bias = Tensor | PairBias
@@ -97,3 +100,91 @@ class ALiBi:
     def __call__(self, dst: Tensor, src: Tensor) -> Tensor:
         slopes = torch.tensor(self.slopes(), device=dst.device)
         return -(dst - src).abs()[:, None] * slopes
+
+
+def t5_bucket(
+    offset: Tensor, *, num_buckets: int, max_distance: int, bidirectional: bool
+) -> Tensor:
+    """The bucket of a distance: exact when near, logarithmic beyond (Raffel et al. 2020, 2.1).
+
+    Args:
+        offset: Source minus destination, int64 of any shape.
+        num_buckets: Number of buckets.
+        max_distance: All distances from here on share the last bucket.
+        bidirectional: Whether sources ahead have the second half of the buckets; else they share
+            that of distance 0.
+
+    Returns:
+        int64 of the same shape, 0 to num_buckets - 1.
+
+    Example:
+        >>> offset = torch.tensor([0, -3, 3, -500])
+        >>> t5_bucket(offset, num_buckets=32, max_distance=128, bidirectional=True).tolist()
+        [0, 3, 19, 15]
+    """
+    bucket = torch.zeros_like(offset)
+    if bidirectional:
+        num_buckets //= 2
+        bucket = (offset > 0) * num_buckets
+        distance = offset.abs()
+    else:
+        distance = (-offset).clamp(min=0)
+    exact = num_buckets // 2
+    ratio = (distance.clamp(min=1).float() / exact).log() / math.log(max_distance / exact)
+    far = (exact + (ratio * (num_buckets - exact)).long()).clamp(max=num_buckets - 1)
+    return bucket + torch.where(distance < exact, distance, far)
+
+
+def grid_offset(dst: Tensor, src: Tensor, shape: tuple[int, ...], reach: tuple[int, ...]) -> Tensor:
+    """Number of the offset of two cells, as Swin indexes its table (Liu et al. 2021, eq. 4).
+
+    Args:
+        dst: Destinations, int64 of any shape.
+        src: Sources, of the same shape.
+        shape: Shape of the grid.
+        reach: Offsets along each axis are cut to -(reach - 1) .. reach - 1.
+
+    Returns:
+        int64 of the same shape, 0 to prod(2 * reach - 1) - 1.
+
+    Example:
+        >>> grid_offset(torch.tensor([0, 4, 8]), torch.tensor([0, 0, 0]), (3, 3), (3, 3)).tolist()
+        [12, 18, 24]
+    """
+    number = torch.zeros_like(dst)
+    pairs = zip(coordinates(dst, shape), coordinates(src, shape), reach, strict=True)
+    for to, place, size in pairs:
+        number = number * (2 * size - 1) + (to - place).clamp(1 - size, size - 1) + size - 1
+    return number
+
+
+def hop_distance(graph: Graph, max_distance: int) -> Tensor:
+    """Edges on the shortest path from each source to each destination, by scipy's csgraph.
+
+    Args:
+        graph: A graph on one set of nodes.
+        max_distance: Longer paths count as this long.
+
+    Returns:
+        int16 (num_nodes, num_nodes): entry [dst, src]; max_distance + 1 where there is no path.
+
+    Raises:
+        ValueError: If sources and destinations are not the same nodes.
+
+    Example:
+        >>> from graphattn import sliding_window
+        >>> hop_distance(sliding_window(4, 1), max_distance=2).tolist()[0]
+        [0, 1, 2, 2]
+    """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import shortest_path
+
+    n = graph.num_dst
+    if n != graph.num_src:
+        raise ValueError(f"paths need one set of nodes, got {graph.num_src} sources and {n} others")
+    require(18 * n * n, torch.device("cpu"), f"all distances of {graph}", "take fewer nodes")
+    src, dst = graph.edge_index.cpu().numpy()
+    links = csr_array(([True] * len(src), (dst, src)), shape=(n, n))
+    hops = torch.from_numpy(shortest_path(links, unweighted=True))
+    hops = hops.clamp(max=max_distance).masked_fill(hops == torch.inf, max_distance + 1)
+    return hops.to(graph.device, torch.int16)

@@ -38,5 +38,7 @@ def as_normalizer(normalizer: str | Normalizer) -> Normalizer:
             )
         return NORMALIZERS[normalizer]
     if not callable(normalizer):
-        raise TypeError(f"normalizer must be a name or a function (logits, csr), got {normalizer!r}")
+        raise TypeError(
+            f"normalizer must be a name or a function (logits, csr), got {normalizer!r}"
+        )
     return normalizer

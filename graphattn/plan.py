@@ -44,8 +44,7 @@ def choose(problem: Problem, kernel: str) -> Kernel:
         named = _named(kernel)
         if (reason := named.unsupported(problem)) is not None:
             raise ValueError(
-                f'kernel "{kernel}" can\'t compute this: {reason}; '
-                'kernel="auto" takes one that can'
+                f'kernel "{kernel}" can\'t compute this: {reason}; kernel="auto" takes one that can'
             )
         return named
     for candidate in KERNELS:

@@ -1,6 +1,6 @@
 """Who talks to whom: connectivity alone, without features and without parameters."""
 
-from graphattn.graphs.combine import batch, difference, hubs, intersection, transpose, union
+from graphattn.graphs.combine import batch, hubs
 from graphattn.graphs.graph import Graph
 from graphattn.graphs.grid import axial, dilated, neighborhood, shifted_windows
 from graphattn.graphs.random import expander
@@ -14,7 +14,6 @@ __all__ = [
     "bipartite",
     "causal",
     "complete",
-    "difference",
     "dilated",
     "expander",
     "from_edges",
@@ -23,11 +22,8 @@ __all__ = [
     "from_pyg",
     "from_scipy",
     "hubs",
-    "intersection",
     "neighborhood",
     "prefix",
     "shifted_windows",
     "sliding_window",
-    "transpose",
-    "union",
 ]

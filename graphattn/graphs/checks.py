@@ -5,6 +5,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 
+import numpy
+import torch
+from torch import Tensor
+
 from graphattn.graphs.memory import MAX_NODES
 
 
@@ -19,6 +23,31 @@ def integer(name: str, value: object, *, low: int = 0, high: int = MAX_NODES) ->
     if not low <= number <= high:
         raise ValueError(f"{name} must be between {low:,} and {high:,}, got {number:,}")
     return number
+
+
+def tensor(name: str, value: object) -> Tensor:
+    """A dense tensor made of a tensor, an array or nested lists."""
+    if isinstance(value, numpy.ndarray):
+        value = numpy.ascontiguousarray(value)  # torch has no negative strides
+    try:
+        made = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(
+            f"{name} must be a tensor, an array or nested lists of numbers, got "
+            f"{type(value).__name__} {value!r:.60} ({error})"
+        ) from None
+    if made.layout is not torch.strided:
+        raise TypeError(f"{name} must be dense, got {made.layout}; call to_dense() on it")
+    return made
+
+
+def integers(name: str, value: object) -> Tensor:
+    """A new int64 tensor of integers; what is empty may have any dtype."""
+    made = tensor(name, value)
+    inexact = made.is_floating_point() or made.is_complex() or made.dtype == torch.bool
+    if inexact and made.numel():
+        raise TypeError(f"{name} must hold integers, got {made.dtype}")
+    return made.detach().to(torch.int64, copy=True).contiguous()
 
 
 def axes(name: str, value: object, num_axes: int, *, low: int = 0) -> tuple[int, ...]:

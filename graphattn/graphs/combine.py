@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from graphattn.graphs.checks import integer
+from graphattn.graphs.checks import integer, integers
 from graphattn.graphs.csr import pair_keys, pairs_of, sorted_keys
 from graphattn.graphs.graph import Graph, common_device, on_device, require_edges
 from graphattn.graphs.sequence import Complete, SlidingWindow, edges_of_intervals
@@ -20,6 +20,7 @@ from graphattn.graphs.structure import (
     as_intervals,
     count_edges,
     count_intervals,
+    is_simple,
     is_symmetric,
     stack_blocks,
 )
@@ -77,6 +78,16 @@ def _(graph: Union) -> Intervals | None:
     return Intervals(start, stop)
 
 
+@count_edges.register
+def _(graph: Union) -> int:
+    """What both graphs have is found by listing the smaller one, and counts once."""
+    simple = is_simple(graph.left) and is_simple(graph.right)
+    if as_intervals(graph) is not None or not simple:
+        return count_intervals(graph)
+    shared = (graph.left & graph.right).num_edges
+    return graph.left.num_edges + graph.right.num_edges - shared
+
+
 @dataclass(frozen=True, repr=False)
 class Intersection(SetOperation):
     left: Graph
@@ -114,12 +125,39 @@ class Difference(SetOperation):
     sign = "-"
 
     def edges(self) -> tuple[Tensor, Tensor]:
+        if (intervals := as_intervals(self)) is not None:
+            return edges_of_intervals(self, *intervals)
         dst, src = pairs_of(sorted_keys(self.left).unique_consecutive(), self.num_src)
         kept = ~self.right.has_edge(dst, src)
         return dst[kept], src[kept]
 
     def has_edge(self, dst, src):
         return self.left.has_edge(dst, src) & (self.right.has_edge(dst, src) ^ True)
+
+
+@as_intervals.register
+def _(graph: Difference) -> Intervals | None:
+    """What is taken away leaves an interval, unless it lies inside."""
+    left, right = as_intervals(graph.left), as_intervals(graph.right)
+    if left is None or right is None:
+        return None
+    start, stop = torch.maximum(left.start, right.start), torch.minimum(left.stop, right.stop)
+    taken, from_start = start < stop, start == left.start
+    if bool((taken & ~from_start & (stop < left.stop)).any()):
+        return None
+    start, stop = (
+        torch.where(taken & from_start, stop, left.start),
+        torch.where(taken & ~from_start, start, left.stop),
+    )
+    empty = start == stop
+    return Intervals(start.masked_fill(empty, 0), stop.masked_fill(empty, 0))
+
+
+@count_edges.register
+def _(graph: Difference) -> int:
+    if as_intervals(graph) is not None or not is_simple(graph.left):
+        return count_intervals(graph)
+    return graph.left.num_edges - (graph.left & graph.right).num_edges
 
 
 @dataclass(frozen=True, repr=False)
@@ -339,13 +377,33 @@ def _(graph: Transpose | Permuted) -> int:
     return graph.graph.num_edges
 
 
-for _kind in (Union, Intersection, Rows):
+for _kind in (Intersection, Rows):
     count_edges.register(_kind)(count_intervals)
 
 
 @is_symmetric.register
-def _(graph: Union | Intersection) -> bool | None:
+def _(graph: SetOperation) -> bool | None:
     return (is_symmetric(graph.left) and is_symmetric(graph.right)) or None
+
+
+@is_symmetric.register
+def _(graph: Batch) -> bool | None:
+    return all(is_symmetric(part) for part in graph.graphs) or None
+
+
+@is_simple.register
+def _(graph: SetOperation | Hubs) -> bool:
+    return True
+
+
+@is_simple.register
+def _(graph: Transpose | Permuted) -> bool:
+    return is_simple(graph.graph)
+
+
+@is_simple.register
+def _(graph: Batch) -> bool:
+    return all(is_simple(part) for part in graph.graphs)
 
 
 @is_symmetric.register
@@ -374,7 +432,9 @@ def transpose(graph: Graph) -> Graph:
         return graph
     if isinstance(graph, Complete):
         return on_device(Complete(graph.num_src, graph.num_dst), graph.device)
-    return graph.graph if isinstance(graph, Transpose) else on_device(Transpose(graph), graph.device)
+    return (
+        graph.graph if isinstance(graph, Transpose) else on_device(Transpose(graph), graph.device)
+    )
 
 
 def loops(graph: Graph) -> Graph:
@@ -386,16 +446,16 @@ def loops(graph: Graph) -> Graph:
 def permuted(graph: Graph, order: Tensor | Iterable[int]) -> Graph:
     """The graph renumbered; see `Graph.permuted`."""
     n = _num_nodes(graph, "a permutation needs")
-    order = torch.as_tensor(order if isinstance(order, Tensor) else list(order), dtype=torch.int64)
+    order = integers("order", order if isinstance(order, Tensor) else _items("order", order))
     order = order.to(graph.device)
     place = torch.arange(n, device=graph.device)
     if order.shape != (n,) or not torch.equal(order.sort().values, place):
         raise ValueError(
-            f"order must hold each of 0..{n - 1} once, got {len(order.view(-1))} numbers "
+            f"order must hold each of 0..{n - 1} once, got {order.numel()} numbers "
             f"of shape {tuple(order.shape)}"
         )
     inverse = torch.empty_like(order).scatter_(0, order, place)
-    return on_device(Permuted(graph, order.clone(), inverse), graph.device)
+    return on_device(Permuted(graph, order, inverse), graph.device)
 
 
 def rows(graph: Graph, start: int, stop: int) -> Graph:
@@ -422,12 +482,9 @@ def batch(graphs: Iterable[Graph]) -> Graph:
         >>> batch([complete(2), causal(2)]).mask().int().tolist()
         [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
     """
-    parts = tuple(graphs)
+    parts = tuple(_require_graph(part) for part in _items("graphs", graphs))
     if not parts:
         raise ValueError("batch needs at least one graph, got none")
-    for part in parts:
-        if not isinstance(part, Graph):
-            raise TypeError(f"batch takes graphs, got {type(part).__name__}")
     device = common_device(parts)
     return on_device(Batch(tuple(part.to(device) for part in parts)), device)
 
@@ -450,7 +507,7 @@ def hubs(n: int, nodes: Iterable[int]) -> Graph:
         [[1, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
     """
     n = integer("n", n)
-    found = sorted({int(node) for node in nodes})
+    found = sorted(set(integers("nodes", _items("nodes", nodes)).tolist()))
     for node in found:
         if not 0 <= node < n:
             raise IndexError(f"hub {node} is not among the nodes 0..{n - 1}")
@@ -458,8 +515,7 @@ def hubs(n: int, nodes: Iterable[int]) -> Graph:
 
 
 def _joined(operation: Callable[[Graph, Graph], Graph], left: Graph, right: Graph) -> Graph:
-    if not isinstance(right, Graph):
-        raise TypeError(f"a graph is joined with a graph, got {type(right).__name__}")
+    _require_graph(right)
     if (left.num_dst, left.num_src) != (right.num_dst, right.num_src):
         raise ValueError(
             f"graphs are joined on the same nodes, got {left.num_src} sources -> {left.num_dst} "
@@ -467,6 +523,18 @@ def _joined(operation: Callable[[Graph, Graph], Graph], left: Graph, right: Grap
         )
     device = common_device((left, right))
     return on_device(operation(left.to(device), right.to(device)), device)
+
+
+def _require_graph(value: object) -> Graph:
+    if not isinstance(value, Graph):
+        raise TypeError(f"expected a graph, got {type(value).__name__} {value!r:.60}")
+    return value
+
+
+def _items(name: str, values: object) -> list[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be several, as a list, got {type(values).__name__}")
+    return list(values)
 
 
 def _num_nodes(graph: Graph, what: str) -> int:

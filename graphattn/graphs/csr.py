@@ -33,9 +33,12 @@ class CSR(NamedTuple):
         """Per-edge values of this order, brought into edge order along `dim`."""
         if self.edge is None:
             return values
-        return values.index_select(dim, torch.empty_like(self.edge).scatter_(
-            0, self.edge, torch.arange(len(self.edge), device=self.edge.device)
-        ))
+        return values.index_select(
+            dim,
+            torch.empty_like(self.edge).scatter_(
+                0, self.edge, torch.arange(len(self.edge), device=self.edge.device)
+            ),
+        )
 
     def from_edge_order(self, values: Tensor, dim: int) -> Tensor:
         """Per-edge values of edge order, brought into this order along `dim`."""
@@ -51,13 +54,13 @@ def edge_index(graph: Graph) -> Tensor:
 @fact
 def by_destination(graph: Graph) -> CSR:
     src, dst = graph.edge_index
-    return _compress(dst, src, graph.num_dst, graph.num_src)
+    return _compress(graph, dst, src, graph.num_dst, graph.num_src)
 
 
 @fact
 def by_source(graph: Graph) -> CSR:
     src, dst = graph.edge_index
-    return _compress(src, dst, graph.num_src, graph.num_dst)
+    return _compress(graph, src, dst, graph.num_src, graph.num_dst)
 
 
 @fact
@@ -92,7 +95,8 @@ def has_listed_edge(graph: Graph, dst, src):
     """`has_edge` for a graph that knows its edges only as a list."""
     keys = sorted_keys(graph)
     wanted = pair_keys(
-        torch.as_tensor(dst, device=keys.device), torch.as_tensor(src, device=keys.device),
+        torch.as_tensor(dst, dtype=torch.int64, device=keys.device),
+        torch.as_tensor(src, dtype=torch.int64, device=keys.device),
         graph.num_src,
     )
     if len(keys) == 0:
@@ -103,7 +107,8 @@ def has_listed_edge(graph: Graph, dst, src):
     return found if isinstance(dst, Tensor) or isinstance(src, Tensor) else bool(found)
 
 
-def _compress(row: Tensor, column: Tensor, num_rows: int, num_columns: int) -> CSR:
+def _compress(graph: Graph, row: Tensor, column: Tensor, num_rows: int, num_columns: int) -> CSR:
+    require(24 * num_rows, row.device, f"a CSR row for each node of {graph}", "take fewer nodes")
     keys = pair_keys(row, column, num_columns)
     edge = None
     if not bool((keys[1:] >= keys[:-1]).all()):

@@ -17,6 +17,16 @@ KEPT = "_kept_"
 """Attributes of a graph that begin with this are facts: derived, and never copied or pickled."""
 
 
+def constant_when_compiled(function: Callable[..., T]) -> Callable[..., T]:
+    """Run a function while torch.compile traces, and take its result for a constant.
+
+    It leaves the mark that `torch.compiler.assume_constant_result` leaves; that one imports the
+    whole compiler, which takes as long as importing torch.
+    """
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
 class Fact(Generic[T]):
     """A function of a graph with one rule per class of graph; see `fact`."""
 
@@ -55,7 +65,7 @@ def fact(default: Callable[[Any], T]) -> Fact[T]:
     return Fact(default)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def remember(graph: Graph, name: str, compute: Callable[..., Any], *args: Any) -> bool:
     """Keep `compute(graph, *args)` as an attribute of the graph, unless it is there already.
 

@@ -48,9 +48,11 @@ class Graph(ABC):
         ... class Star(Graph):
         ...     num_dst: int
         ...     num_src: int
+        ...
         ...     def edges(self):
         ...         src = torch.arange(self.num_src, device=self.device)
         ...         return torch.zeros_like(src), src
+        ...
         ...     def has_edge(self, dst, src):
         ...         return dst == 0
         >>> (Star(4, 4) | Star(4, 4).T).in_degree().tolist()
@@ -210,14 +212,15 @@ class Graph(ABC):
         try:
             size = f"{self.num_edges:,} edges, {100 * self.density:.3g}% of all pairs"
         except MemoryError:
-            size = "too many edges to list"
+            size = "too many edges to count"
         return f"{self}: {nodes}, {size}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: part for name, part in self.__dict__.items() if not name.startswith(KEPT)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
 
 
 def _parts(graph: Graph) -> list[Any]:
@@ -240,6 +243,8 @@ def _moved(graph: Graph, device: torch.device) -> Graph:
     def move(value: Any) -> Any:
         if isinstance(value, Tensor | Graph):
             return value.to(device)
+        if type(value) is dict:
+            return {name: move(item) for name, item in value.items()}
         return tuple(move(item) for item in value) if type(value) is tuple else value
 
     moved = copy.copy(graph)
@@ -278,10 +283,21 @@ def _combine() -> Any:
 
 def require_edges(graph: Graph, num_edges: int) -> None:
     """Raise MemoryError if listing that many edges can't fit; to be asked before listing."""
-    # Destination and source, 8 bytes each, and as much again while they are made.
     require(
-        32 * num_edges,
+        structure.LISTED_EDGE_BYTES * num_edges,
         graph.device,
         f"listing the {num_edges:,} edges of {graph}",
         "take a sparser graph, or rows() of it",
     )
+
+
+def destinations(graph: Graph) -> Tensor:
+    """The numbers of all destinations, int64 (num_dst,)."""
+    # Eight tensors of that size are the most that a rule of a graph makes of them.
+    require(
+        64 * graph.num_dst,
+        graph.device,
+        f"numbering the {graph.num_dst:,} destinations of {graph}",
+        "take a smaller graph, or a batch of small ones",
+    )
+    return torch.arange(graph.num_dst, device=graph.device)

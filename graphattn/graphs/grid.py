@@ -10,18 +10,28 @@ from torch import Tensor
 
 from graphattn.graphs.checks import axes, grid, integer
 from graphattn.graphs.csr import pair_keys, pairs_of
-from graphattn.graphs.graph import Graph, require_edges
+from graphattn.graphs.graph import Graph, destinations, require_edges
 from graphattn.graphs.structure import (
     Blocks,
     Intervals,
     as_blocks,
     as_intervals,
     count_edges,
+    is_simple,
     is_symmetric,
     label_blocks,
 )
 
 Shape = tuple[int, ...]
+
+
+def coordinates(node, shape: Shape) -> list:
+    """The coordinate along each axis, of a node or of a tensor of nodes."""
+    places = []
+    for size in reversed(shape):
+        places.append(node % size)
+        node = node // size
+    return places[::-1]
 
 
 class GridGraph(Graph):
@@ -37,13 +47,18 @@ class GridGraph(Graph):
     def num_src(self) -> int:
         return math.prod(self.shape)
 
-    def coordinates(self, node):
-        """The coordinate along each axis, of a node or of a tensor of nodes."""
-        places = []
-        for size in reversed(self.shape):
-            places.append(node % size)
-            node = node // size
-        return places[::-1]
+
+@is_simple.register
+def _(graph: GridGraph) -> bool:
+    return True
+
+
+def _all_pairs(graph: GridGraph) -> Intervals | None:
+    """What is known of a grid of several axes: whether it is complete."""
+    if graph.num_edges < graph.num_dst * graph.num_src:
+        return None
+    start = torch.zeros_like(destinations(graph))
+    return Intervals(start, start + graph.num_src)
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,21 +72,19 @@ class ShiftedWindows(GridGraph):
         return [
             (place + size - shift) // size
             for place, size, shift in zip(
-                self.coordinates(node), self.size, self.shift, strict=True
+                coordinates(node, self.shape), self.size, self.shift, strict=True
             )
         ]
 
     def edges(self) -> tuple[Tensor, Tensor]:
         require_edges(self, self.num_edges)
-        pairs = []
-        for dst, src, _ in as_blocks(self).groups:
-            shape = (*dst.shape, src.shape[1])
-            pairs.append(
-                pair_keys(
-                    dst[:, :, None].expand(shape), src[:, None, :].expand(shape), self.num_src
-                ).reshape(-1)
-            )
-        return pairs_of(torch.cat(pairs).sort().values, self.num_src)
+        blocks = as_blocks(self)
+        assert blocks is not None
+        keys = [
+            pair_keys(dst[:, :, None], src[:, None, :], self.num_src).reshape(-1)
+            for dst, src, _ in blocks.groups
+        ]
+        return pairs_of(torch.cat(keys).sort().values, self.num_src)
 
     def has_edge(self, dst, src):
         same = True
@@ -85,8 +98,8 @@ class ShiftedWindows(GridGraph):
 
 @as_blocks.register
 def _(graph: ShiftedWindows) -> Blocks:
-    label = 0
-    nodes = torch.arange(graph.num_dst, device=graph.device)
+    nodes = destinations(graph)
+    label = torch.zeros_like(nodes)
     for axis_label, length, size in zip(graph.labels(nodes), graph.shape, graph.size, strict=True):
         label = label * (length // size + 2) + axis_label
     label = label.unique(return_inverse=True)[1]
@@ -96,8 +109,8 @@ def _(graph: ShiftedWindows) -> Blocks:
 @as_intervals.register
 def _(graph: ShiftedWindows) -> Intervals | None:
     if len(graph.shape) > 1:
-        return None
-    (label,) = graph.labels(torch.arange(graph.num_dst, device=graph.device))
+        return _all_pairs(graph)
+    (label,) = graph.labels(destinations(graph))
     size, shift = graph.size[0], graph.shift[0]
     start = (label - 1) * size + shift
     return Intervals(start.clamp(min=0), (start + size).clamp(max=graph.num_src))
@@ -121,30 +134,37 @@ class Neighborhood(GridGraph):
     dilation: Shape
     border: str
 
+    def reach(self, axis: int) -> int:
+        """How many neighbors there can be along an axis, in each direction."""
+        length, radius = self.shape[axis], self.radius[axis]
+        if self.border == "clamp":
+            return radius
+        return min(radius, max(length - 1, 0) // self.dilation[axis])
+
     def steps(self, axis: int, place):
         """Where the neighbors of a place along an axis begin, before any cut at the border."""
-        length, radius = self.shape[axis], self.radius[axis]
-        dilation = self.dilation[axis]
-        first = place - radius * dilation
+        length, reach, dilation = self.shape[axis], self.reach(axis), self.dilation[axis]
+        first = place - reach * dilation
         if self.border == "cut":
             return first
         # Cells of one residue modulo the dilation form a line of their own; stay on that line.
         residue = place % dilation
         line = (length - residue + dilation - 1) // dilation
-        last_start = residue + (line - 2 * radius - 1) * dilation
+        last_start = residue + (line - 2 * reach - 1) * dilation
         first = first + (residue - first) * (first < residue)
         return first + (last_start - first) * (first > last_start)
 
     def neighbors(self, axis: int) -> tuple[Tensor, Tensor]:
-        """The neighbors along an axis, (length, 2 * radius + 1), and which of them exist."""
-        length, radius = self.shape[axis], self.radius[axis]
+        """The neighbors along an axis, (length, 2 * reach + 1), and which of them exist."""
+        length = self.shape[axis]
         first = self.steps(axis, torch.arange(length, device=self.device))
-        step = torch.arange(2 * radius + 1, device=self.device) * self.dilation[axis]
+        step = torch.arange(2 * self.reach(axis) + 1, device=self.device) * self.dilation[axis]
         places = first[:, None] + step
         return places, (places >= 0) & (places < length)
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        require_edges(self, math.prod(2 * radius + 1 for radius in self.radius) * self.num_dst)
+        width = math.prod(2 * self.reach(axis) + 1 for axis in range(len(self.shape)))
+        require_edges(self, width * self.num_dst)
         src = torch.zeros(1, 1, dtype=torch.int64, device=self.device)  # (cells, neighbors)
         exists = torch.ones_like(src, dtype=torch.bool)
         for axis, length in enumerate(self.shape):
@@ -152,17 +172,17 @@ class Neighborhood(GridGraph):
             src = (src * length)[:, None, :, None] + places[:, None, :]
             exists = exists[:, None, :, None] & inside[:, None, :]
             src, exists = src.flatten(2).flatten(0, 1), exists.flatten(2).flatten(0, 1)
-        dst = torch.arange(self.num_dst, device=self.device)[:, None].expand_as(src)
+        dst = destinations(self)[:, None].expand_as(src)
         return dst[exists], src[exists]
 
     def has_edge(self, dst, src):
         found = True
-        pairs = zip(self.coordinates(dst), self.coordinates(src), strict=True)
+        pairs = zip(coordinates(dst, self.shape), coordinates(src, self.shape), strict=True)
         for axis, (to, place) in enumerate(pairs):
             offset = place - self.steps(axis, to)
             dilation = self.dilation[axis]
-            reach = 2 * self.radius[axis] * dilation
-            found = found & (offset >= 0) & (offset <= reach) & (offset % dilation == 0)
+            last = 2 * self.reach(axis) * dilation
+            found = found & (offset >= 0) & (offset <= last) & (offset % dilation == 0)
         return found
 
     def __str__(self) -> str:
@@ -175,15 +195,21 @@ class Neighborhood(GridGraph):
 @as_intervals.register
 def _(graph: Neighborhood) -> Intervals | None:
     if len(graph.shape) > 1 or graph.dilation != (1,):
-        return None
-    start = graph.steps(0, torch.arange(graph.num_dst, device=graph.device))
-    stop = start + 2 * graph.radius[0] + 1
+        return _all_pairs(graph)
+    start = graph.steps(0, destinations(graph))
+    stop = start + 2 * graph.reach(0) + 1
     return Intervals(start.clamp(min=0), stop.clamp(max=graph.num_src))
 
 
 @count_edges.register
 def _(graph: Neighborhood) -> int:
-    return math.prod(int(graph.neighbors(axis)[1].sum()) for axis in range(len(graph.shape)))
+    """The product over the axes of the neighbors that all places have along it."""
+    count = 1
+    for axis, (length, step) in enumerate(zip(graph.shape, graph.dilation, strict=True)):
+        reach = graph.reach(axis)
+        missing = reach * (reach + 1) * step if graph.border == "cut" else 0
+        count *= length * (2 * reach + 1) - missing
+    return count
 
 
 @dataclass(frozen=True, repr=False)
@@ -192,10 +218,10 @@ class Axial(GridGraph):
 
     def edges(self) -> tuple[Tensor, Tensor]:
         require_edges(self, self.num_edges)
-        cell = torch.arange(self.num_dst, device=self.device)
+        cell = destinations(self)
         sources = [cell[:, None]]
         stride = self.num_dst
-        for place, length in zip(self.coordinates(cell), self.shape, strict=True):
+        for place, length in zip(coordinates(cell, self.shape), self.shape, strict=True):
             stride //= length
             line = torch.arange(length - 1, device=self.device)
             line = line + (line >= place[:, None])  # all places but its own
@@ -204,7 +230,7 @@ class Axial(GridGraph):
         return cell[:, None].expand_as(src).reshape(-1), src.reshape(-1)
 
     def has_edge(self, dst, src):
-        pairs = zip(self.coordinates(dst), self.coordinates(src), strict=True)
+        pairs = zip(coordinates(dst, self.shape), coordinates(src, self.shape), strict=True)
         differing = sum(0 + (to != place) for to, place in pairs)
         return differing <= 1
 
@@ -219,10 +245,7 @@ def _(graph: Axial) -> int:
 
 @as_intervals.register
 def _(graph: Axial) -> Intervals | None:
-    if max(graph.shape) < graph.num_dst:  # more than a single line
-        return None
-    whole = torch.full((graph.num_dst,), graph.num_src, device=graph.device)
-    return Intervals(torch.zeros_like(whole), whole)
+    return _all_pairs(graph)
 
 
 @is_symmetric.register
@@ -235,9 +258,7 @@ def _(graph: Neighborhood) -> bool | None:
     return graph.border == "cut" or None
 
 
-def shifted_windows(
-    shape: int | Shape, size: int | Shape, shift: int | Shape = 0
-) -> Graph:
+def shifted_windows(shape: int | Shape, size: int | Shape, shift: int | Shape = 0) -> Graph:
     """Cells attend within their window (Swin, Liu et al. 2021, section 3.2).
 
     A shift moves the windows, and the cells of a window that wraps around the border attend only
@@ -328,9 +349,8 @@ def dilated(n: int, radius: int, step: int) -> Graph:
         >>> dilated(5, 1, 2).mask().int()[2].tolist()
         [1, 0, 1, 0, 1]
     """
-    return neighborhood(
-        (integer("n", n, low=1),), radius, dilation=integer("step", step, low=1), border="cut"
-    )
+    shape, radii = (integer("n", n),), (integer("radius", radius),)
+    return Neighborhood(shape, radii, (integer("step", step, low=1),), "cut")
 
 
 def axial(shape: int | Shape) -> Graph:

@@ -6,10 +6,12 @@ import os
 
 import torch
 
+from graphattn.graphs.facts import constant_when_compiled
+
 MAX_NODES = 2**31 - 1
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def free_bytes(device: torch.device) -> int:
     """Bytes that can still be allocated on a device; a large number where nobody can tell.
 
@@ -44,10 +46,15 @@ def human(num_bytes: float) -> str:
     return f"{num_bytes:,.3g} TB" if num_bytes < 1000 else f"{num_bytes:,.0f} TB"
 
 
+def fits(num_bytes: int, device: torch.device) -> bool:
+    """Whether that many bytes are free on the device."""
+    return num_bytes <= free_bytes(device)
+
+
 def require(num_bytes: int, device: torch.device, what: str, remedy: str) -> None:
     """Raise MemoryError, with the size, if that many bytes are not free on the device."""
-    free = free_bytes(device)
-    if num_bytes > free:
+    if not fits(num_bytes, device):
+        free = human(free_bytes(device))
         raise MemoryError(
-            f"{what} takes {human(num_bytes)} and {human(free)} are free on {device}; {remedy}"
+            f"{what} takes {human(num_bytes)} and {free} are free on {device}; {remedy}"
         )

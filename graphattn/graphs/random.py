@@ -10,7 +10,7 @@ from torch import Tensor
 from graphattn.graphs.checks import integer
 from graphattn.graphs.csr import has_listed_edge, pair_keys, pairs_of
 from graphattn.graphs.graph import Graph
-from graphattn.graphs.structure import count_edges, is_symmetric
+from graphattn.graphs.structure import count_edges, is_simple, is_symmetric
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,8 +24,14 @@ class Expander(Graph):
         import networkx
 
         if self.degree == 0:
-            return torch.zeros(2, 0, dtype=torch.int64, device=self.device).unbind()
-        drawn = networkx.random_regular_graph(self.degree, self.num_dst, seed=self.seed)
+            none = torch.empty(0, dtype=torch.int64, device=self.device)
+            return none, none
+        absent = self.num_dst - 1 - self.degree
+        drawn = networkx.random_regular_graph(
+            min(self.degree, absent), self.num_dst, seed=self.seed
+        )
+        if absent < self.degree:  # pairing fails on dense graphs; their complement is sparse
+            drawn = networkx.complement(drawn)
         u, v = torch.tensor(list(drawn.edges), dtype=torch.int64, device=self.device).T
         keys = torch.cat([pair_keys(u, v, self.num_src), pair_keys(v, u, self.num_src)])
         return pairs_of(keys.sort().values, self.num_src)
@@ -40,6 +46,11 @@ class Expander(Graph):
 @count_edges.register
 def _(graph: Expander) -> int:
     return graph.num_dst * graph.degree
+
+
+@is_simple.register
+def _(graph: Expander) -> bool:
+    return True
 
 
 @is_symmetric.register

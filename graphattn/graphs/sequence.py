@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs.checks import integer
-from graphattn.graphs.graph import Graph, require_edges
+from graphattn.graphs.graph import Graph, destinations, require_edges
 from graphattn.graphs.structure import (
     Dense,
     Intervals,
     as_dense,
     as_intervals,
     count_edges,
+    count_intervals,
+    is_simple,
     is_symmetric,
 )
 
@@ -31,21 +33,24 @@ class IntervalGraph(Graph):
         """`(start, stop)` for a tensor of destinations; cut to the range of sources later."""
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        return edges_of_intervals(self, *as_intervals(self))
+        intervals = as_intervals(self)
+        assert intervals is not None
+        return edges_of_intervals(self, *intervals)
 
 
 @as_intervals.register
 def _(graph: IntervalGraph) -> Intervals:
-    bounds = graph.bounds(torch.arange(graph.num_dst, device=graph.device))
-    start, stop = (bound.clamp(0, graph.num_src) for bound in bounds)
+    start, stop = (bound.clamp(0, graph.num_src) for bound in graph.bounds(destinations(graph)))
     empty = start >= stop
     return Intervals(start.masked_fill(empty, 0), stop.masked_fill(empty, 0))
 
 
-@count_edges.register
-def _(graph: IntervalGraph) -> int:
-    start, stop = as_intervals(graph)
-    return int((stop - start).sum())
+count_edges.register(IntervalGraph)(count_intervals)
+
+
+@is_simple.register
+def _(graph: IntervalGraph) -> bool:
+    return True
 
 
 def edges_of_intervals(graph: Graph, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,8 +58,7 @@ def edges_of_intervals(graph: Graph, start: Tensor, stop: Tensor) -> tuple[Tenso
     degree = stop - start
     num_edges = int(degree.sum())
     require_edges(graph, num_edges)
-    dst = torch.arange(graph.num_dst, device=graph.device)
-    dst = dst.repeat_interleave(degree, output_size=num_edges)
+    dst = destinations(graph).repeat_interleave(degree, output_size=num_edges)
     first = degree.cumsum(0) - degree  # place of each destination's first edge
     return dst, torch.arange(num_edges, device=graph.device) + (start - first)[dst]
 
@@ -132,6 +136,11 @@ class Prefix(IntervalGraph):
         return f"prefix({self.num_dst}, {self.prefix_len})"
 
 
+@count_edges.register
+def _(graph: Prefix) -> int:
+    return (graph.num_dst * (graph.num_dst + 1) + graph.prefix_len * (graph.prefix_len - 1)) // 2
+
+
 @dataclass(frozen=True, repr=False)
 class SlidingWindow(IntervalGraph):
     num_dst: int
@@ -146,6 +155,12 @@ class SlidingWindow(IntervalGraph):
 
     def __str__(self) -> str:
         return f"sliding_window({self.num_dst}, {self.radius})"
+
+
+@count_edges.register
+def _(graph: SlidingWindow) -> int:
+    reach = min(graph.radius, max(graph.num_dst - 1, 0))
+    return graph.num_dst * (2 * reach + 1) - reach * (reach + 1)
 
 
 @is_symmetric.register

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from graphattn.graphs.checks import integer
+from graphattn.graphs.checks import integer, integers, tensor
 from graphattn.graphs.csr import has_listed_edge
 from graphattn.graphs.graph import Graph, on_device
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 
+@dataclass(frozen=True, repr=False, eq=False)
 class EdgeList(Graph):
     """A graph that keeps its edges in the order in which they came, parallel edges too.
 
@@ -24,19 +26,15 @@ class EdgeList(Graph):
     nodes had where the graph came from. Two edge lists are equal only if they are one object.
     """
 
-    def __init__(
-        self,
-        edge_index: Tensor,
-        num_dst: int,
-        num_src: int,
-        edge_attrs: dict[str, Tensor] | None = None,
-        node_labels: tuple[Hashable, ...] | None = None,
-    ) -> None:
-        self.src, self.dst = edge_index
-        self.num_dst, self.num_src = num_dst, num_src
-        self.edge_attrs = edge_attrs or {}
-        self.node_labels = node_labels
-        on_device(self, edge_index.device)
+    src: Tensor
+    dst: Tensor
+    num_dst: int
+    num_src: int
+    edge_attrs: dict[str, Tensor] = field(default_factory=dict)
+    node_labels: tuple[Hashable, ...] | None = None
+
+    def __post_init__(self) -> None:
+        on_device(self, self.src.device)
 
     def edges(self) -> tuple[Tensor, Tensor]:
         return self.dst, self.src
@@ -78,14 +76,10 @@ def from_edges(
         (True, False)
     """
     num_dst, num_src = _node_counts(num_nodes, num_dst, num_src)
-    index = torch.as_tensor(edge_index)
+    index = integers("edge_index", edge_index)
     if index.ndim != 2 or len(index) != 2:
         hint = "; transpose it" if index.ndim == 2 and index.shape[1] == 2 else ""
         raise ValueError(f"edge_index must have shape (2, E), got {tuple(index.shape)}{hint}")
-    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        if index.numel():
-            raise TypeError(f"edge_index must hold integers, got {index.dtype}")
-    index = index.detach().to(torch.int64, copy=True).contiguous()
     for row, what, count in ((0, "source", num_src), (1, "destination", num_dst)):
         if index.shape[1]:
             low, high = (int(bound) for bound in index[row].aminmax())
@@ -94,7 +88,8 @@ def from_edges(
                     f"edge_index holds the {what} {low if low < 0 else high}, out of range for "
                     f"{count} {what} nodes (0..{count - 1})"
                 )
-    return EdgeList(index, num_dst, num_src)
+    src, dst = index
+    return EdgeList(src, dst, num_dst, num_src)
 
 
 def from_mask(mask: Any, num_nodes: int | None = None) -> Graph:
@@ -116,18 +111,18 @@ def from_mask(mask: Any, num_nodes: int | None = None) -> Graph:
         >>> from_mask(torch.ones(3, 3, dtype=torch.bool).tril()).in_degree().tolist()
         [1, 2, 3]
     """
-    mask = torch.as_tensor(mask)
+    mask = tensor("mask", mask)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be boolean, got {mask.dtype}; write mask != 0, or mask == 0")
     if mask.ndim != 2:
         raise ValueError(f"mask must have shape (num_dst, num_src), got {tuple(mask.shape)}")
-    if num_nodes is not None and tuple(mask.shape) != (num_nodes, num_nodes):
+    if num_nodes is not None and tuple(mask.shape) != (integer("num_nodes", num_nodes),) * 2:
         raise ValueError(
             f"num_nodes={num_nodes} needs a mask of shape ({num_nodes}, {num_nodes}), got "
             f"{tuple(mask.shape)}; leave num_nodes out for a bipartite graph"
         )
     dst, src = mask.nonzero(as_tuple=True)
-    return EdgeList(torch.stack([src, dst]), *mask.shape)
+    return EdgeList(src, dst, *mask.shape)
 
 
 def from_scipy(matrix: Any) -> Graph:
@@ -142,6 +137,7 @@ def from_scipy(matrix: Any) -> Graph:
 
     Raises:
         TypeError: If it is not a scipy sparse matrix.
+        ValueError: If it has not two dimensions.
 
     Example:
         >>> import scipy.sparse
@@ -155,6 +151,8 @@ def from_scipy(matrix: Any) -> Graph:
             f"expected a scipy sparse matrix, got {type(matrix).__name__}; "
             "a dense one goes through from_mask"
         )
+    if len(matrix.shape) != 2:
+        raise ValueError(f"expected a matrix (num_src, num_dst), got the shape {matrix.shape}")
     entries = matrix.tocsr().tocoo()
     entries.eliminate_zeros()
     return from_edges(
@@ -225,9 +223,10 @@ def from_networkx(graph: networkx.Graph, edge_attrs: Sequence[str] = ()) -> Grap
         pairs.extend((number[a], number[b]) for a, b in ways)
         for name in names:
             values[name].extend([_edge_number(u, v, attributes, name)] * len(ways))
-    index = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T.contiguous()
+    src, dst = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T.contiguous()
     return EdgeList(
-        index,
+        src,
+        dst,
         len(number),
         len(number),
         {name: torch.tensor(column) for name, column in values.items()},
@@ -281,10 +280,12 @@ def _require_square(graph: Graph, where: str) -> None:
 def _edge_number(u: Hashable, v: Hashable, attributes: dict[str, Any], name: str) -> float:
     if name not in attributes:
         raise ValueError(
-            f"edge ({u!r}, {v!r}) has no attribute {name!r} (it has {sorted(attributes)}); "
+            f"edge ({u!r}, {v!r}) has no attribute {name!r} (it has {list(attributes)}); "
             f"set it on every edge, or leave {name!r} out of edge_attrs"
         )
     try:
+        if isinstance(attributes[name], str | bytes):
+            raise TypeError  # although float("3") is 3.0
         return float(attributes[name])
     except (TypeError, ValueError):
         raise ValueError(

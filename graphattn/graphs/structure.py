@@ -13,9 +13,14 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs.facts import fact
+from graphattn.graphs.memory import fits
 
 if TYPE_CHECKING:
     from graphattn.graphs.graph import Graph
+
+
+# Destination and source, 8 bytes each, and as much again while they are made.
+LISTED_EDGE_BYTES = 32
 
 
 class Dense(NamedTuple):
@@ -76,6 +81,8 @@ def as_dense(graph: Graph) -> Dense | None:
 @fact
 def as_intervals(graph: Graph) -> Intervals | None:
     """`Intervals` if the sources of every destination are consecutive."""
+    if not can_be_listed(graph):
+        return None
     ptr, index, row, _ = graph.csr()
     degree = ptr.diff()
     if len(index) == 0:
@@ -93,7 +100,7 @@ def as_blocks(graph: Graph) -> Blocks | None:
     """`Blocks` if the graph falls apart into dense graphs, complete or causal."""
     if (intervals := as_intervals(graph)) is not None:
         return _blocks_of_intervals(intervals, graph.num_src)
-    return _blocks_of_rows(graph)
+    return _blocks_of_rows(graph) if can_be_listed(graph) else None
 
 
 @fact
@@ -108,6 +115,18 @@ def is_symmetric(graph: Graph) -> bool | None:
     return None
 
 
+@fact
+def is_simple(graph: Graph) -> bool:
+    """True if no pair is an edge twice."""
+    _, index, row, _ = graph.csr()
+    return not bool(((index[1:] == index[:-1]) & (row[1:] == row[:-1])).any())
+
+
+def can_be_listed(graph: Graph) -> bool:
+    """Whether the edges fit into memory; of a graph too large for that, less is known."""
+    return fits(LISTED_EDGE_BYTES * graph.num_edges, graph.device)
+
+
 def count_intervals(graph: Graph) -> int:
     """A rule for `count_edges`: without listing edges wherever the intervals are known."""
     intervals = as_intervals(graph)
@@ -116,9 +135,7 @@ def count_intervals(graph: Graph) -> int:
     return int((intervals.stop - intervals.start).sum())
 
 
-def stack_blocks(
-    blocks: list[tuple[Tensor, Tensor, bool]], num_dst: int, num_src: int
-) -> Blocks:
+def stack_blocks(blocks: list[tuple[Tensor, Tensor, bool]], num_dst: int, num_src: int) -> Blocks:
     """Blocks `(dst, src, causal)`, 1-D each, with those of one size stacked."""
     groups: dict[tuple[int, int, bool], list[tuple[Tensor, Tensor]]] = {}
     for dst, src, causal in blocks:
@@ -185,7 +202,8 @@ def _blocks_of_intervals(intervals: Intervals, num_src: int) -> Blocks | None:
     steps = torch.ones_like(starts, dtype=torch.bool).scatter_reduce_(
         0, label, stop[rows] == rows + 1, "amin", include_self=False
     )
-    causal = steps & (top == starts) & (low < high)
+    size = torch.bincount(label, minlength=len(starts))
+    causal = steps & (top == starts) & (low < high) & (size == high - starts)
     if bool(((low != high) & ~causal).any()) or bool((starts[1:] < high[:-1]).any()):
         return None
     dst_label = torch.full_like(start, -1).index_put_((rows,), label)
@@ -210,8 +228,7 @@ def _blocks_of_rows(graph: Graph) -> Blocks | None:
     if not torch.equal(degree[leader[rows]], degree[rows]):
         return None
     position = torch.arange(len(index), device=index.device) - ptr[row]
-    repeats = (index[1:] == index[:-1]) & (row[1:] == row[:-1])
-    if bool(repeats.any()) or not torch.equal(index, index[ptr[leader[row]] + position]):
+    if not is_simple(graph) or not torch.equal(index, index[ptr[leader[row]] + position]):
         return None
     owner = torch.full((graph.num_src,), -1, device=index.device)
     owner.index_put_((index,), leader[row])

@@ -1,0 +1,22 @@
+"""Layers: modules with parameters, built on `graphattn.attention` and on nothing below it."""
+
+from graphattn.biases import ALiBi
+from graphattn.nn.attention import GraphAttention
+from graphattn.nn.biases import RelativePositionBias, ShortestPathBias, T5Bias
+from graphattn.nn.encodings import laplacian_encoding, random_walk_encoding
+from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
+from graphattn.nn.transformer import TransformerBlock
+
+__all__ = [
+    "ALiBi",
+    "GraphAttention",
+    "LearnedPositions",
+    "RelativePositionBias",
+    "Rotary",
+    "ShortestPathBias",
+    "SinusoidalPositions",
+    "T5Bias",
+    "TransformerBlock",
+    "laplacian_encoding",
+    "random_walk_encoding",
+]

@@ -1,0 +1,130 @@
+"""Where a node stands: added to its features, or turned into its queries and keys."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from graphattn.graphs.checks import grid
+from graphattn.graphs.grid import coordinates
+
+
+class LearnedPositions(nn.Module):
+    """Adds a learned vector for each node (Vaswani et al. 2017, section 3.5, table 3 row E).
+
+    Args:
+        num_nodes: The largest number of nodes.
+        dim: Width of a node.
+
+    Example:
+        >>> LearnedPositions(16, 8)(torch.zeros(2, 10, 8)).shape
+        torch.Size([2, 10, 8])
+    """
+
+    def __init__(self, num_nodes: int, dim: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(num_nodes, dim))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(*batch, nodes, dim) to the same.
+
+        Raises:
+            ValueError: If there are more nodes than positions.
+        """
+        num_nodes = x.shape[-2]
+        if num_nodes > len(self.table):
+            raise ValueError(
+                f"there are {len(self.table)} learned positions, but x holds {num_nodes} nodes; "
+                f"build the layer with num_nodes={num_nodes}"
+            )
+        return x + self.table[:num_nodes]
+
+
+class SinusoidalPositions(nn.Module):
+    """Adds sines and cosines of the position (Vaswani et al. 2017, section 3.5).
+
+    Args:
+        dim: Width of a node; even.
+        base: Ratio of the longest wavelength to the shortest.
+
+    Raises:
+        ValueError: If dim is odd.
+
+    Example:
+        >>> SinusoidalPositions(4)(torch.zeros(1, 4)).tolist()
+        [[0.0, 1.0, 0.0, 1.0]]
+    """
+
+    def __init__(self, dim: int, base: float = 10000.0) -> None:
+        super().__init__()
+        if dim % 2:
+            raise ValueError(f"dim must be even, got {dim}")
+        self.dim, self.base = dim, base
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(*batch, nodes, dim) to the same."""
+        place = torch.arange(x.shape[-2], device=x.device)
+        angle = _angles(place, self.dim // 2, self.base)  # (nodes, dim / 2)
+        return x + torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2).to(x.dtype)
+
+
+class Rotary(nn.Module):
+    """Turns queries and keys by angles that grow with the position (Su et al. 2021, section 3.2).
+
+    The score of a pair then depends on the distance of the two nodes. On a grid, the features are
+    shared out among the axes, and each share is turned by the coordinate along its axis.
+
+    Args:
+        head_dim: Width of a head; a multiple of 2 for each axis.
+        shape: Shape of the grid that the nodes fill row by row; None for a sequence of any length.
+        base: Ratio of the longest wavelength to the shortest.
+
+    Raises:
+        ValueError: If head_dim can't be shared out.
+
+    Example:
+        >>> rotary = Rotary(8, shape=(4, 4))
+        >>> rotary(torch.randn(2, 16, 3, 8)).shape
+        torch.Size([2, 16, 3, 8])
+    """
+
+    def __init__(
+        self, head_dim: int, shape: tuple[int, ...] | None = None, base: float = 10000.0
+    ) -> None:
+        super().__init__()
+        self.shape = None if shape is None else grid(shape)
+        num_axes = 1 if self.shape is None else len(self.shape)
+        if head_dim % (2 * num_axes):
+            raise ValueError(
+                f"head_dim must be a multiple of {2 * num_axes} (2 for each of {num_axes} axes), "
+                f"got {head_dim}"
+            )
+        self.head_dim, self.base = head_dim, base
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(*batch, nodes, heads, head_dim) to the same.
+
+        Raises:
+            ValueError: If the nodes are not those of the grid.
+        """
+        num_nodes = x.shape[-3]
+        if self.shape is not None and math.prod(self.shape) != num_nodes:
+            raise ValueError(
+                f"the grid {self.shape} has {math.prod(self.shape)} nodes, but x holds {num_nodes}"
+            )
+        node = torch.arange(num_nodes, device=x.device)
+        places = [node] if self.shape is None else coordinates(node, self.shape)
+        width = self.head_dim // (2 * len(places))
+        angle = torch.cat([_angles(place, width, self.base) for place in places], dim=-1)
+        cos, sin = (part[:, None, :].to(x.dtype) for part in (angle.cos(), angle.sin()))
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def _angles(place: Tensor, width: int, base: float) -> Tensor:
+    """`place / base^(i / width)` for i < width: (nodes,) -> (nodes, width), float32."""
+    step = torch.arange(width, device=place.device, dtype=torch.float32) / width
+    return place[:, None] * base**-step

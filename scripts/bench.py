@@ -1,0 +1,279 @@
+"""Times graphattn beside its strongest peers, in one run, after checking that they agree.
+
+    python scripts/bench.py                     every suite
+    python scripts/bench.py --suite windows     one of them; see SUITES
+    python scripts/bench.py --json docs/benchmarks/cpu.json
+
+Ours and each peer run in turn, ours first in one round and last in the next; the figure is the
+median over rounds of the ratio ours / peer, so that a machine whose speed drifts does not matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+import graphattn as ga
+
+Call = Callable[..., Tensor]
+
+
+@dataclass
+class Row:
+    """One comparison: median milliseconds of both, and the median of the ratios of the rounds."""
+
+    case: str
+    peer: str
+    direction: str
+    ours_ms: float
+    peer_ms: float
+    ratio: float
+    bound: float | None
+
+
+def once(run: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds that a call takes."""
+    if device.type == "cuda":
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        stop.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(stop)
+    start = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def agree(ours: Tensor, theirs: Tensor, case: str, peer: str) -> None:
+    """Raise unless two results of float32 arithmetic are the same up to rounding."""
+    error = (ours - theirs).abs().max().item()
+    if not error <= 1e-4 * theirs.abs().max().item():
+        raise SystemExit(f"{case}: ours and {peer} differ by {error:.3g}; nothing was timed")
+
+
+def compare(
+    case: str,
+    inputs: list[Tensor],
+    ours: Call,
+    peers: dict[str, Call],
+    *,
+    bound: dict[str, float],
+    rounds: int,
+) -> list[Row]:
+    """Check and time ours against every peer, forward and forward + backward.
+
+    Args:
+        inputs: Leaves that all calls take, requiring gradients.
+        bound: For some peers, the ratio that ours has to reach.
+    """
+    device = inputs[0].device
+    grad = torch.randn_like(ours(*inputs))
+
+    def forward(call: Call) -> Tensor:
+        with torch.no_grad():
+            return call(*inputs)
+
+    def both(call: Call) -> list[Tensor]:
+        return list(torch.autograd.grad(call(*inputs), inputs, grad))
+
+    rows = []
+    for direction, run in (("forward", forward), ("forward + backward", both)):
+        for peer, call in peers.items():
+            for mine, theirs in zip(as_list(run(ours)), as_list(run(call)), strict=True):
+                agree(mine, theirs, case, peer)
+        times: dict[str, list[float]] = {"ours": [], **{peer: [] for peer in peers}}
+        calls = {"ours": ours, **peers}
+        for number in tqdm(range(rounds + 2), desc=f"{case}, {direction}", leave=False):
+            for name in list(calls) if number % 2 else list(calls)[::-1]:
+                elapsed = once(lambda: run(calls[name]), device)  # noqa: B023
+                if number >= 2:  # the first rounds warm up
+                    times[name].append(elapsed)
+        mine = times.pop("ours")
+        for peer, theirs in times.items():
+            ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+            medians = (statistics.median(mine), statistics.median(theirs))
+            rows.append(Row(case, peer, direction, *medians, ratio, bound.get(peer)))
+    return rows
+
+
+def as_list(result: Tensor | list[Tensor]) -> list[Tensor]:
+    return result if isinstance(result, list) else [result]
+
+
+def leaves(*shape: int, device: torch.device, count: int = 3) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(shape, device=device, requires_grad=True) for _ in range(count)]
+
+
+def dense_suite(device: torch.device, rounds: int) -> list[Row]:
+    """Complete and causal graphs against a bare call of scaled_dot_product_attention."""
+    rows = []
+    for graph, batch, heads in ((ga.complete(197), 16, 6), (ga.causal(1024), 4, 6)):
+        causal = graph.has_edge(0, 1) is False
+        inputs = leaves(batch, graph.num_dst, heads, 64, device=device)
+        graph = graph.to(device)
+
+        def ours(q: Tensor, k: Tensor, v: Tensor, graph: ga.Graph = graph) -> Tensor:
+            return ga.attention(q, k, v, graph)
+
+        def sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool = causal) -> Tensor:
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
+
+        case = f"{graph}, batch {batch}, {heads} heads x 64"
+        peers = {"SDPA": sdpa}
+        rows += compare(case, inputs, ours, peers, bound={"SDPA": 1.05}, rounds=rounds)
+    return rows
+
+
+def swin_attention(side: int, window: int, shift: int, batch: int, device: torch.device) -> Call:
+    """The usual code of Swin: roll, partition, mask, attention, reverse, roll."""
+    per_side = side // window
+    region = torch.zeros(side, device=device)
+    region[-window:-shift], region[-shift:] = 1, 2
+    region = (3 * region[:, None] + region).view(per_side, window, per_side, window)
+    region = region.transpose(1, 2).reshape(per_side**2, window**2)
+    mask = torch.where(region[:, :, None] == region[:, None, :], 0.0, -torch.inf)
+    mask = mask.repeat(batch, 1, 1)[:, None]  # (batch * windows, 1, cells, cells)
+
+    def partition(x: Tensor) -> Tensor:
+        heads, dim = x.shape[-2:]
+        x = torch.roll(x.view(batch, side, side, heads * dim), (-shift, -shift), (1, 2))
+        x = x.view(batch, per_side, window, per_side, window, heads, dim).transpose(2, 3)
+        return x.reshape(-1, window**2, heads, dim).transpose(1, 2)
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads, dim = q.shape[-2:]
+        out = F.scaled_dot_product_attention(partition(q), partition(k), partition(v), mask)
+        out = out.transpose(1, 2).reshape(batch, per_side, per_side, window, window, heads * dim)
+        out = out.transpose(2, 3).reshape(batch, side, side, heads * dim)
+        return torch.roll(out, (shift, shift), (1, 2)).view_as(q)
+
+    return call
+
+
+def windows_suite(device: torch.device, rounds: int) -> list[Row]:
+    """Swin's shifted windows against the usual code, as it stands and compiled."""
+    graph = ga.shifted_windows((56, 56), 7, 3).to(device)
+    inputs = leaves(8, 56 * 56, 4, 32, device=device)
+    usual = swin_attention(56, 7, 3, 8, device)
+    return compare(
+        f"{graph}, batch 8, 4 heads x 32",
+        inputs,
+        lambda q, k, v: ga.attention(q, k, v, graph),
+        {"usual Swin code": usual, "usual Swin code, compiled": torch.compile(usual)},
+        bound={"usual Swin code": 1.0},
+        rounds=rounds,
+    )
+
+
+def crossover_suite(device: torch.device, rounds: int) -> list[Row]:
+    """Sparse graphs edge by edge against masked attention over all pairs: where do they meet?
+
+    The density at which the ratio reference / masked is 1 is 1 / EDGE_OVER_PAIR of
+    `graphattn/kernels/masked.py`.
+    """
+    rows = []
+    for nodes in (256, 1024, 2048):
+        for degree in (4, 16, 64):
+            graph = ga.expander(nodes, degree, seed=0).to(device)
+            inputs = leaves(2, nodes, 4, 32, device=device)
+            calls = {
+                name: lambda q, k, v, name=name, graph=graph: ga.attention(
+                    q, k, v, graph, kernel=name
+                )
+                for name in ("reference", "masked")
+            }
+            case = f"{graph}, {100 * graph.density:.3g}%: reference kernel"
+            peers = {"masked kernel": calls["masked"]}
+            rows += compare(case, inputs, calls["reference"], peers, bound={}, rounds=rounds)
+    return rows
+
+
+def import_suite(device: torch.device, rounds: int) -> list[Row]:
+    """What `import graphattn` adds to `import torch`, in fresh processes."""
+
+    def seconds(statement: str) -> float:
+        code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
+        return float(subprocess.check_output([sys.executable, "-c", code], text=True))
+
+    ours, theirs = [], []
+    for _ in tqdm(range(rounds), desc="imports", leave=False):
+        theirs.append(1e3 * seconds("import torch"))
+        ours.append(1e3 * seconds("import torch, graphattn"))
+    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    medians = (statistics.median(ours), statistics.median(theirs))
+    return [Row("import torch, graphattn", "import torch", "import", *medians, ratio, 1.15)]
+
+
+SUITES = {
+    "dense": dense_suite,
+    "windows": windows_suite,
+    "crossover": crossover_suite,
+    "import": import_suite,
+}
+
+
+def show(rows: list[Row]) -> None:
+    print(f"{'case':66} {'against':26} {'direction':19} {'ours':>9} {'peer':>9}  ratio  bound")
+    for row in rows:
+        bound = "" if row.bound is None else f"{row.bound:.2f}"
+        met = "" if row.bound is None else "  met" if row.ratio <= row.bound else "  MISSED"
+        print(
+            f"{row.case:66} {row.peer:26} {row.direction:19} {row.ours_ms:6.2f} ms "
+            f"{row.peer_ms:6.2f} ms  {row.ratio:5.3f}  {bound}{met}"
+        )
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    """What the figures were measured on."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        cpu = names[0].split(":")[1].strip() if names else cpu
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "graphattn": ga.__version__,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suite", choices=SUITES, nargs="+", default=list(SUITES))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=25, help="rounds of each comparison")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args(argv)
+    device = torch.device(options.device)
+    rows = [row for name in options.suite for row in SUITES[name](device, options.rounds)]
+    show(rows)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        figures = {**machine(device), "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

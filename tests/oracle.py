@@ -1,0 +1,446 @@
+"""What every kernel is held to: the truth in float64, one tolerance, and one table of cases.
+
+The truth is dense and knows nothing of the package but `edge_index`: every edge gets a slot of its
+own in a grid of (destination, source, copy), and slots without an edge are -inf.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import graphattn as ga
+from graphattn import Graph
+from graphattn.plan import KERNELS
+from graphattn.scores import Additive
+
+KERNEL_NAMES = [kernel.name for kernel in KERNELS]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+ROUNDINGS = 4  # roundings of the largest number that a kernel may add to twice plain torch's error
+
+
+# --- the truth ------------------------------------------------------------------------------------
+
+
+class Truth(NamedTuple):
+    """out (*batch, num_dst, heads, value_dim), weights (*batch, E, heads), lse (…, dst, heads)."""
+
+    out: Tensor
+    weights: Tensor
+    lse: Tensor
+
+
+def dense_attention(
+    q: Tensor, k: Tensor, v: Tensor, graph: Graph, *, score: Any = "dot", bias=None, scale=None
+) -> Truth:
+    """The formula over all pairs in the dtype of its inputs: the truth in float64, plain in less.
+
+    Edges may be parallel (each counts) or switched off by a bias of -inf; a destination without
+    edges is 0.
+    """
+    src, dst = graph.edge_index
+    copy = copies(dst, src)
+    logits = edge_logits(q, k, graph, score=score, bias=bias, scale=scale)
+    shape = (*q.shape[:-3], graph.num_dst, graph.num_src, int(copy.amax()) + 1, q.shape[-2])
+    grid = torch.full(shape, -math.inf, dtype=q.dtype)
+    grid[..., dst, src, copy[: len(dst)], :] = logits
+    rows = grid.flatten(-3, -2)  # (*batch, num_dst, num_src * copies, heads)
+    deaf = (rows == -math.inf).all(-2, keepdim=True)
+    w = rows.masked_fill(deaf, 0.0).softmax(-2).masked_fill(deaf, 0.0).view(shape)
+    out = torch.einsum("...ijh,...jhd->...ihd", w.sum(-2), every_head(v, q))
+    return Truth(out, w[..., dst, src, copy[: len(dst)], :], rows.logsumexp(-2))
+
+
+def edge_logits(q, k, graph: Graph, *, score: Any = "dot", bias=None, scale=None) -> Tensor:
+    """`scale * score + bias` of every edge, (*batch, E, heads)."""
+    src, dst = graph.edge_index
+    k = every_head(k, q)
+    if score == "dot":
+        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        pairs = torch.einsum("...ihd,...jhd->...ijh", q, k)[..., dst, src, :]
+    elif isinstance(score, Additive):
+        pairs = q[..., :, None, :, :] + k[..., None, :, :, :]
+        leaky = torch.where(pairs > 0, pairs, score.negative_slope * pairs)
+        pairs = pairs.tanh() if score.activation == "tanh" else leaky
+        pairs = torch.einsum("...ijhd,hd->...ijh", pairs, score.weight)[..., dst, src, :]
+    else:
+        pairs = score(q[..., dst, :, :], k[..., src, :, :], torch.arange(len(dst)))
+    logits = pairs if scale is None else scale * pairs
+    if bias is None:
+        return logits
+    return logits + (bias if isinstance(bias, Tensor) else bias(dst, src)).to(q.dtype)
+
+
+def every_head(x: Tensor, q: Tensor) -> Tensor:
+    """Key heads repeated for the query heads of their group."""
+    return x.repeat_interleave(q.shape[-2] // x.shape[-2], dim=-2)
+
+
+def copies(dst: Tensor, src: Tensor) -> Tensor:
+    """Which of the parallel edges between its two nodes each edge is: 0, 1, 2, ...; a 0 at the end."""
+    seen: Counter[tuple[int, int]] = Counter()
+    numbers = []
+    for pair in zip(dst.tolist(), src.tolist(), strict=True):
+        numbers.append(seen[pair])
+        seen[pair] += 1
+    return torch.tensor([*numbers, 0])
+
+
+# --- the tolerance --------------------------------------------------------------------------------
+
+
+def assert_close(
+    what: str,
+    got: Tensor,
+    plain: Tensor,
+    truth: Tensor,
+    *,
+    factor: float = 1.0,
+    size: float | None = None,
+) -> None:
+    """`err(got) <= factor * (2 * err(plain torch in the same dtype) + c * eps * size)`.
+
+    `size` is max|truth|, or the largest sum of absolute values that the truth is a sum of: a
+    gradient in which all terms cancel is rounded as they are.
+    """
+    assert got.shape == truth.shape, f"{what}: {tuple(got.shape)}, not {tuple(truth.shape)}"
+    assert not got.isnan().any(), f"{what} is NaN"
+    finite = truth.isfinite()  # a log-sum-exp of -inf must be just that
+    assert torch.equal(got[~finite].double(), truth[~finite]), f"{what}: -inf at other places"
+    if not finite.any():
+        return
+    rounding = torch.finfo(got.dtype).eps * (size or float(truth[finite].abs().max()))
+    allowed = factor * (2 * _error(plain, truth, finite) + ROUNDINGS * rounding)
+    error = _error(got, truth, finite)
+    assert math.isfinite(allowed), f"{what}: plain torch overflows, the case says nothing"
+    assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"
+
+
+def _error(got: Tensor, truth: Tensor, where: Tensor) -> float:
+    return float((got.detach().double() - truth)[where].abs().max())
+
+
+# --- the cases ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One call of attention, to be drawn in any dtype.
+
+    layout: "contiguous"; "packed" (q, k, v are views of one tensor); "heads first" (transposed);
+        "strided" (every other element of the last dimension); "expanded" (batch of stride 0).
+    bias: None, or words of "tensor", "one head", "batched", "function", "holes" (some -inf),
+        "dead row" (all edges of some destinations -inf), "wide" (float32 always).
+    score: "dot", "tanh", "leaky_relu" or "function".
+    spread: Factor of the queries; 1000 makes logits of 1e4.
+    """
+
+    name: str
+    graph: Graph
+    batch: tuple[int, ...] = ()
+    heads: int = 2
+    kv_heads: int | None = None
+    head_dim: int = 8
+    value_dim: int | None = None
+    layout: str = "contiguous"
+    bias: str | None = None
+    score: str = "dot"
+    scale: float | None = None
+    spread: float = 1.0
+
+
+class Inputs(NamedTuple):
+    """Arguments of attention, and all that a gradient is asked of."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    graph: Graph
+    options: dict[str, Any]
+    leaves: dict[str, Tensor]
+    grad_out: Tensor
+
+
+def draw(
+    case: Case, dtype: torch.dtype, compute: torch.dtype | None = None, *, absolute: bool = False
+) -> Inputs:
+    """Numbers of `dtype`, the same at every call, held in `compute` (by default in `dtype`)."""
+    generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
+    compute = compute or dtype
+    leaves: dict[str, Tensor] = {}
+
+    def leaf(name: str, *shape: int, kept: torch.dtype = dtype) -> Tensor:
+        numbers = torch.randn(shape, generator=generator, dtype=torch.float64)
+        numbers = numbers.abs() if absolute else numbers
+        wide = torch.promote_types(compute, kept)
+        leaves[name] = numbers.to(kept).to(wide).requires_grad_()
+        return leaves[name]
+
+    graph, heads = case.graph, case.heads
+    kv_heads, value_dim = case.kv_heads or heads, case.value_dim or case.head_dim
+    query = (*case.batch, graph.num_dst, heads, case.head_dim)
+    key = (*case.batch, graph.num_src, kv_heads, case.head_dim)
+    shapes = {"query": query, "key": key, "value": (*key[:-1], value_dim)}
+    if case.layout == "packed":
+        q, k, v = leaf("packed", *query[:-2], 3, *query[-2:]).unbind(-3)
+    else:
+        q, k, v = (_laid_out(case.layout, leaf, name, shape) for name, shape in shapes.items())
+    # q is scaled exactly: 1000 times a number of few bits would round
+    q = q * 2.0 ** round(math.log2(case.spread)) if case.spread != 1 else q
+    options: dict[str, Any] = {}
+    if case.scale is not None:
+        options["scale"] = abs(case.scale) if absolute else case.scale
+    if case.score != "dot":
+        options["score"] = _score(case, leaf)
+    if case.bias is not None:
+        options["bias"] = _bias(case, leaf)
+    grad_out = torch.randn((*query[:-1], value_dim), generator=generator, dtype=torch.float64)
+    grad_out = grad_out.abs() if absolute else grad_out
+    return Inputs(q, k, v, graph, options, leaves, grad_out.to(dtype).to(compute))
+
+
+def _laid_out(layout: str, leaf, name: str, shape: tuple[int, ...]) -> Tensor:
+    if layout == "heads first":
+        return leaf(name, *shape[:-3], shape[-2], shape[-3], shape[-1]).transpose(-3, -2)
+    if layout == "strided":
+        return leaf(name, *shape[:-1], 2 * shape[-1])[..., ::2]
+    if layout == "expanded":
+        return leaf(name, *shape[-3:]).expand(shape)
+    return leaf(name, *shape)
+
+
+def _score(case: Case, leaf) -> Any:
+    if case.score in ("tanh", "leaky_relu"):
+        return Additive(leaf("score", case.heads, case.head_dim), case.score)
+    table = leaf("score", case.graph.num_edges, case.heads)
+
+    def near(q_i: Tensor, k_j: Tensor, edge: Tensor) -> Tensor:
+        return table[edge] - (q_i - k_j).square().mean(-1)
+
+    return near
+
+
+def _bias(case: Case, leaf) -> Any:
+    words = case.bias or ""
+    heads = 1 if "one head" in words else case.heads
+    kept = {"kept": torch.float32} if "wide" in words else {}
+    if "function" in words:
+        table = leaf("bias", 7, heads, **kept)
+
+        def bias(dst: Tensor, src: Tensor) -> Tensor:
+            found = table[(3 * dst + src) % 7]
+            return _with_holes(found, words, dst, src)
+
+        return bias
+    src, dst = case.graph.edge_index
+    batch = case.batch if "batched" in words else ()
+    return _with_holes(leaf("bias", *batch, len(dst), heads, **kept), words, dst, src)
+
+
+def _with_holes(values: Tensor, words: str, dst: Tensor, src: Tensor) -> Tensor:
+    hole = torch.zeros_like(dst, dtype=torch.bool)
+    if "holes" in words:
+        hole |= (dst + 2 * src) % 3 == 0
+    if "dead row" in words:
+        hole |= dst % 4 == 1
+    return values.masked_fill(hole[:, None], -math.inf)
+
+
+class Expected(NamedTuple):
+    """Of the output, named "output", and of the gradient of every leaf.
+
+    plain: The formula in the dtype of the inputs.
+    truth: The formula in float64, on the same numbers.
+    size: The largest sum of absolute terms.
+    """
+
+    plain: dict[str, Tensor]
+    truth: dict[str, Tensor]
+    size: dict[str, float]
+
+
+def results(inputs: Inputs, out: Tensor) -> dict[str, Tensor]:
+    """The output and the gradient of every leaf."""
+    grads = gradients(out, inputs, inputs.grad_out)
+    return {"output": out.detach(), **grads}
+
+
+def gradients(out: Tensor, inputs: Inputs, grad_out: Tensor | None = None) -> dict[str, Tensor]:
+    leaves = inputs.leaves
+    grads = torch.autograd.grad(out, list(leaves.values()), grad_out, allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if grad is None else grad
+        for (name, leaf), grad in zip(leaves.items(), grads, strict=True)
+    }
+
+
+@cache
+def expected(case: Case, dtype: torch.dtype) -> Expected:
+    inputs = draw(case, dtype, torch.float64)
+    found = dense_attention(*inputs[:4], **inputs.options)
+    truth = results(inputs, found.out)
+    if dtype == torch.float64:  # the truth is no better than plain: its rounding is float32's, finer
+        rough = expected(case, torch.float32)
+        finer = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+        plain = {
+            name: number + finer * (rough.plain[name] - rough.truth[name])
+            for name, number in truth.items()
+        }
+    else:
+        plain_inputs = draw(case, dtype)
+        out = dense_attention(*plain_inputs[:4], **plain_inputs.options).out
+        plain = results(plain_inputs, out)
+    return Expected(plain, truth, _sizes(case, dtype, found.weights.detach()))
+
+
+def _sizes(case: Case, dtype: torch.dtype, w: Tensor) -> dict[str, float]:
+    """The sums that make the output and the gradients, of absolute values throughout."""
+    inputs = draw(case, dtype, torch.float64, absolute=True)
+    q, k, v, graph, options, _, grad_out = inputs
+    src, dst = graph.edge_index
+    v_j = every_head(v, q)[..., src, :, :]
+    zeros = q.new_zeros(q.shape[:-1])
+    out = torch.zeros_like(grad_out).index_add(-3, dst, w[..., None] * v_j)
+    grad_w = (grad_out[..., dst, :, :] * v_j).sum(-1)  # (*batch, E, heads)
+    mean = zeros.index_add(-2, dst, w * grad_w)
+    grad_logits = w * (grad_w + mean[..., dst, :])
+    logits = edge_logits(q, k, graph, **options)
+    surrogate = (grad_logits.detach() * logits).sum() + (w * grad_w).sum()
+    sizes = {"output": out, **gradients(surrogate, inputs)}
+    return {name: float(size.abs().amax()) if size.numel() else 0.0 for name, size in sizes.items()}
+
+
+def shuffled(graph: Graph) -> Graph:
+    """The same edges as a plain list in another order."""
+    order = torch.randperm(graph.num_edges, generator=torch.Generator().manual_seed(1))
+    return ga.from_edges(graph.edge_index[:, order], num_dst=graph.num_dst, num_src=graph.num_src)
+
+
+def random_edges(num_dst: int, num_src: int, num_edges: int, *, isolated: bool = False) -> Graph:
+    """Unsorted edges, parallel ones among them; `isolated`: none at the first and last nodes."""
+    generator = torch.Generator().manual_seed(num_edges)
+    low = 2 if isolated else 0
+    dst = torch.randint(low, num_dst - low, (num_edges,), generator=generator)
+    src = torch.randint(low, num_src - low, (num_edges,), generator=generator)
+    return ga.from_edges(torch.stack([src, dst]), num_dst=num_dst, num_src=num_src)
+
+
+MIXED = ga.batch([ga.complete(3), ga.causal(4), ga.complete(3), ga.bipartite(2, 5), ga.complete(1)])
+WINDOWS = ga.shifted_windows((5, 7), (3, 2), (1, 1))
+PARALLEL = random_edges(9, 11, 150)
+ISOLATED = random_edges(11, 13, 30, isolated=True)
+NONE = ga.from_edges(torch.zeros(2, 0, dtype=torch.int64), 5)
+BIGBIRD = (ga.sliding_window(17, 2) | ga.hubs(17, [0]) | ga.expander(17, 4)) & ga.causal(17)
+# Blocks whose nodes are neither consecutive nor in order, with isolated ones at both ends.
+SCATTERED = shuffled(
+    ga.from_edges(
+        [[1, 5, 1, 5, 2, 7, 4, 2, 7, 4], [6, 6, 1, 1, 2, 2, 2, 4, 4, 4]], num_dst=8, num_src=9
+    )
+)
+
+CASES = [
+    # every graph
+    Case("complete", ga.complete(7)),
+    Case("complete, size 0", ga.complete(0)),
+    Case("complete, size 1", ga.complete(1)),
+    Case("complete, tiles", ga.complete(131), head_dim=64, heads=1),
+    Case("more destinations", ga.bipartite(13, 5)),
+    Case("more sources", ga.bipartite(5, 13)),
+    Case("no sources", ga.bipartite(3, 0)),
+    Case("no destinations", ga.bipartite(0, 3)),
+    Case("causal", ga.causal(17)),
+    Case("causal, tiles", ga.causal(131), head_dim=64, heads=1),
+    Case("causal rows", ga.causal(11).rows(5, 8)),
+    Case("causal transposed", ga.causal(7).T),
+    Case("prefix", ga.prefix(11, 4)),
+    Case("sliding window", ga.sliding_window(13, 2)),
+    Case("only loops", ga.sliding_window(5, 0)),
+    Case("causal window", ga.causal(13) & ga.sliding_window(13, 3)),
+    Case("dilated", ga.dilated(13, 2, 3)),
+    Case("windows", ga.shifted_windows((6, 4), 2)),
+    Case("shifted windows", WINDOWS),
+    Case("neighborhood", ga.neighborhood((3, 5), 1)),
+    Case("neighborhood, 3-D", ga.neighborhood((2, 3, 3), 1, border="cut")),
+    Case("axial", ga.axial((3, 4))),
+    Case("hubs", ga.hubs(11, [0, 5])),
+    Case("expander", ga.expander(12, 3)),
+    Case("bigbird", BIGBIRD),
+    Case("batch of mixed blocks", MIXED),
+    Case("batch of equal blocks", ga.batch([ga.causal(5)] * 3)),
+    Case("batch of sparse", ga.batch([ga.sliding_window(5, 1), ga.hubs(4, [3]), ga.complete(2)])),
+    Case("permuted", ga.causal(7).permuted([3, 0, 6, 1, 5, 2, 4])),
+    Case("without loops", ga.complete(7).without_self_loops()),
+    Case("complete as edges", shuffled(ga.complete(7))),
+    Case("causal as edges", shuffled(ga.causal(7))),
+    Case("windows as edges", shuffled(WINDOWS)),
+    Case("scattered blocks", SCATTERED),
+    Case("parallel edges", PARALLEL),
+    Case("isolated nodes", ISOLATED),
+    Case("no edges", NONE),
+    Case("sources alone", ga.from_edges([[0, 6], [2, 2]], num_dst=4, num_src=7)),
+    Case("a hub of 100,000", ga.bipartite(2, 100_000), heads=1, head_dim=4),
+    Case("a hub as edges", ga.from_edges([[*range(100_000)], [1] * 100_000], num_dst=3, num_src=100_000), heads=1, head_dim=4),
+    # shapes
+    *(
+        Case(f"{words}, {name}", graph, **options)
+        for name, graph in [
+            ("causal", ga.causal(7)),
+            ("mixed blocks", MIXED),
+            ("parallel edges", PARALLEL),
+            ("isolated nodes", ISOLATED),
+        ]
+        for words, options in [
+            ("batch of 2", dict(batch=(2,))),
+            ("batch of 2 x 3", dict(batch=(2, 3))),
+            ("batch of 0", dict(batch=(0,))),
+            ("grouped heads", dict(batch=(2,), heads=6, kv_heads=2)),
+            ("one key head", dict(heads=4, kv_heads=1, value_dim=3)),
+            ("wide values", dict(value_dim=19, heads=3)),
+            ("head_dim 1", dict(head_dim=1)),
+            ("head_dim 64", dict(head_dim=64, heads=1)),
+            ("head_dim 13", dict(head_dim=13, heads=3)),
+            ("heads first", dict(layout="heads first", batch=(2,))),
+            ("strided", dict(layout="strided")),
+            ("expanded", dict(layout="expanded", batch=(2, 3))),
+            ("large logits", dict(spread=1024)),
+            ("large logits, grouped", dict(spread=1024, heads=4, kv_heads=2, batch=(2,))),
+            ("given scale", dict(scale=0.3)),
+            ("negative scale", dict(scale=-1.5)),
+            ("negative scale, large logits", dict(scale=-1.0, spread=1024)),
+            ("scale 0", dict(scale=0.0)),
+            ("bias", dict(bias="tensor", batch=(2,))),
+            ("bias of one head", dict(bias="tensor, one head")),
+            ("batched bias", dict(bias="tensor, batched", batch=(2, 3))),
+            ("bias with holes", dict(bias="tensor, holes", heads=4, kv_heads=2)),
+            ("bias with dead rows", dict(bias="tensor, holes, dead row", batch=(2,))),
+            ("wide bias", dict(bias="tensor, wide")),
+            ("bias function", dict(bias="function", batch=(2,))),
+            ("bias function of one head", dict(bias="function, one head", batch=(2, 3))),
+            ("bias function with holes", dict(bias="function, holes, dead row")),
+            ("bias, large logits", dict(bias="tensor, holes", spread=1024)),
+            ("additive tanh", dict(score="tanh", batch=(2,))),
+            ("additive leaky_relu", dict(score="leaky_relu", kv_heads=1, bias="tensor")),
+            ("own score", dict(score="function", batch=(2,), bias="function", scale=0.7)),
+        ]
+    ),
+    Case("packed, causal", ga.causal(7), layout="packed", batch=(2,)),
+    Case("packed, windows", WINDOWS, layout="packed", batch=(2,)),
+    Case("packed, bigbird", BIGBIRD, layout="packed"),
+    Case("bias, windows", WINDOWS, bias="tensor", batch=(2,)),
+    Case("bias function, windows", WINDOWS, bias="function", batch=(2,), heads=4, kv_heads=2),
+    Case("bias, complete as edges", shuffled(ga.complete(7)), bias="tensor", batch=(2,)),
+    Case("bias, windows as edges", shuffled(WINDOWS), bias="tensor, holes"),
+    Case("bias, causal as edges", shuffled(ga.causal(7)), bias="tensor, dead row"),
+    Case("bias, scattered blocks", SCATTERED, bias="tensor"),
+    Case("bias, bigbird", BIGBIRD, bias="tensor", batch=(2,)),
+    Case("bias, no edges", NONE, bias="tensor"),
+    Case("bias function, no edges", NONE, bias="function"),
+]
