@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graphattn.biases import Bias
 from graphattn.graphs import Graph
-from graphattn.kernels.problem import Problem, check
+from graphattn.kernels.problem import Problem, autocast, check
 from graphattn.normalizers import Normalizer, as_normalizer
 from graphattn.plan import KERNELS, Plan, choose, plan
 from graphattn.scores import Dot, Score, as_score
@@ -101,13 +101,11 @@ def attention_weights(
         [0.333..., 0.333..., ...]
     """
     problem = _problem(query, key, key, graph, score, bias, normalizer, scale, 0.0)
-    for entry in KERNELS:
-        if entry.weights is None or kernel not in ("auto", entry.name):
-            continue
-        if entry.unsupported(problem) is None:
-            return entry.weights(problem)
-    chosen = choose(problem, kernel)
-    raise ValueError(f'kernel "{chosen.name}" does not compute weights; use kernel="auto"')
+    able = [entry for entry in KERNELS if entry.weights is not None]
+    chosen = choose(problem, kernel, able if kernel == "auto" else KERNELS)
+    if chosen.weights is None:
+        raise ValueError(f'kernel "{chosen.name}" does not compute weights; use kernel="auto"')
+    return chosen.weights(problem)
 
 
 def explain(
@@ -157,11 +155,9 @@ def _problem(
     scale: float | None,
     dropout: float,
 ) -> Problem:
+    query, key, value = autocast(query, key, value)
     score = as_score(score)
     factor = _default_scale(score, query) if scale is None else scale
-    if torch.is_autocast_enabled(query.device.type):
-        dtype = torch.get_autocast_dtype(query.device.type)
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if isinstance(graph, Graph) and graph.device != query.device and not graph.stores_tensors:
         graph = graph.to(query.device)
     return check(

@@ -27,14 +27,23 @@ def bias_of_pairs(bias: PairBias, dst: Tensor, src: Tensor, heads: int) -> Tenso
     """A bias function on pairs of any shape: (*pairs) -> (*pairs, heads).
 
     Raises:
-        ValueError: If the function returns another shape than (pairs, heads) or (pairs, 1).
+        TypeError: If the function returns anything but a floating tensor.
+        ValueError: If it has another shape than (pairs, heads) or (pairs, 1), or another device.
     """
     dst, src = torch.broadcast_tensors(dst, src)
     values = bias(dst.reshape(-1), src.reshape(-1))
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"bias(dst, src) must return a floating tensor, got {kind}")
     if values.shape not in ((dst.numel(), heads), (dst.numel(), 1)):
         raise ValueError(
             f"bias(dst, src) must return ({dst.numel()}, {heads}) for {dst.numel()} pairs and "
             f"{heads} heads, got {tuple(values.shape)}"
+        )
+    if values.device != dst.device:
+        raise ValueError(
+            f"bias(dst, src) must return a tensor on {dst.device}, where its arguments are, got "
+            f"one on {values.device}"
         )
     return values.view(*dst.shape, values.shape[-1]).expand(*dst.shape, heads)
 

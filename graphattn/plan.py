@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphattn.kernels import blocks, dense, masked, reference
@@ -33,8 +34,10 @@ class Plan:
     __repr__ = __str__
 
 
-def choose(problem: Problem, kernel: str) -> Kernel:
+def choose(problem: Problem, kernel: str, table: Sequence[Kernel] = KERNELS) -> Kernel:
     """The kernel of a name, or the first in the table that accepts the problem.
+
+    Kernels that would only be slow are asked again after all others.
 
     Raises:
         ValueError: If there is no kernel of that name, or the one that was named, or all of them,
@@ -47,11 +50,17 @@ def choose(problem: Problem, kernel: str) -> Kernel:
                 f'kernel "{kernel}" can\'t compute this: {reason}; kernel="auto" takes one that can'
             )
         return named
-    for candidate in KERNELS:
-        if candidate.unsupported(problem) is None and candidate.declines(problem) is None:
+    for candidate in table:
+        if _reason(candidate, problem) is None:
             return candidate
-    reasons = "; ".join(f"{entry.name}: {_reason(entry, problem)}" for entry in KERNELS)
-    raise ValueError(f"no kernel can compute attention over {problem.graph}: {reasons}")
+    for candidate in table:
+        if candidate.unsupported(problem) is None:
+            return candidate
+    reasons = "; ".join(f"{entry.name}: {_reason(entry, problem)}" for entry in table)
+    raise ValueError(
+        f"no kernel can compute attention over {problem.graph}: {reasons}; "
+        "take fewer nodes or a sparser graph"
+    )
 
 
 def plan(problem: Problem, kernel: str) -> Plan:
@@ -61,7 +70,11 @@ def plan(problem: Problem, kernel: str) -> Plan:
     for entry in KERNELS:
         if entry is not chosen:
             rejected[entry.name] = _reason(entry, problem) or _unneeded(chosen, kernel)
-    why = chosen.why if kernel == "auto" else f"it was named; {chosen.why}"
+    why = chosen.declines(problem) or chosen.why
+    if kernel != "auto":
+        why = f"it was named; {why}"
+    elif why != chosen.why:
+        why = f"no other kernel can; {why}"
     return Plan(chosen.name, why, rejected)
 
 

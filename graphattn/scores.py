@@ -57,6 +57,11 @@ class Additive:
             raise ValueError(f'activation must be "tanh" or "leaky_relu", got {self.activation!r}')
 
     def __call__(self, q_i: Tensor, k_j: Tensor, edge: Tensor) -> Tensor:
+        if self.weight.shape != q_i.shape[-2:]:
+            raise ValueError(
+                f"the weight of an additive score must be (heads, head_dim), here "
+                f"{tuple(q_i.shape[-2:])}, got {tuple(self.weight.shape)}"
+            )
         pair = q_i + k_j
         if self.activation == "tanh":
             pair = pair.tanh()

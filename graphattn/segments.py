@@ -29,7 +29,7 @@ def torch_scatter() -> Any | None:
 def segment_sum(values: Tensor, csr: CSR, dim: int) -> Tensor:
     """Sum over each destination's edges; 0 for those without. (…, E, …) -> (…, num_dst, …)."""
     if (pointer := _pointer(values, csr, dim)) is not None:
-        return torch_scatter().segment_sum_csr(values, pointer)  # pyright: ignore
+        return _ScatterSum.apply(values, pointer, csr.row, dim)
     return _empty(values, csr, dim, 0.0).index_add(dim, csr.row, values)
 
 
@@ -55,8 +55,25 @@ def segment_softmax(logits: Tensor, csr: CSR) -> tuple[Tensor, Tensor]:
     top = top.masked_fill(top == -torch.inf, 0.0)
     weights = (logits - top.index_select(-2, csr.row)).exp()
     total = segment_sum(weights, csr, dim=-2)
-    safe = total.masked_fill(total == 0, 1.0)
-    return weights / safe.index_select(-2, csr.row), top + total.log()
+    deaf = total == 0
+    total = total.masked_fill(deaf, 1.0)
+    log_sum_exp = (top + total.log()).masked_fill(deaf, -torch.inf)
+    return weights / total.index_select(-2, csr.row), log_sum_exp
+
+
+class _ScatterSum(torch.autograd.Function):
+    """torch_scatter's sum with a gradient that can be differentiated again; its own can't."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, pointer: Tensor, row: Tensor, dim: int) -> Tensor:
+        ctx.save_for_backward(row)
+        ctx.dim = dim
+        return torch_scatter().segment_sum_csr(values, pointer)  # pyright: ignore
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
+        (row,) = ctx.saved_tensors
+        return grad.index_select(ctx.dim, row), None, None, None
 
 
 def _pointer(values: Tensor, csr: CSR, dim: int) -> Tensor | None:

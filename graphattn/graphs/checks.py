@@ -28,7 +28,7 @@ def integer(name: str, value: object, *, low: int = 0, high: int = MAX_NODES) ->
 def tensor(name: str, value: object) -> Tensor:
     """A dense tensor made of a tensor, an array or nested lists."""
     if isinstance(value, numpy.ndarray):
-        value = numpy.ascontiguousarray(value)  # torch has no negative strides
+        value = value.copy()  # torch has no negative strides
     try:
         made = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

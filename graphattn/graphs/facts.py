@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import singledispatch, update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-import torch
 
 if TYPE_CHECKING:
     from graphattn.graphs.graph import Graph
@@ -27,32 +26,15 @@ def constant_when_compiled(function: Callable[..., T]) -> Callable[..., T]:
     return function
 
 
-class Fact(Generic[T]):
-    """A function of a graph with one rule per class of graph; see `fact`."""
+class fact(Generic[T]):
+    """A function of a graph whose answer is computed at the first question and then kept.
 
-    def __init__(self, default: Callable[[Any], T]) -> None:
-        self.name = KEPT + default.__name__
-        self._rules = singledispatch(default)
-        self.register = self._rules.register
-        update_wrapper(self, default)
-
-    def __call__(self, graph: Graph) -> T:
-        remember(graph, self.name, self._rules)
-        return getattr(graph, self.name)
-
-
-def fact(default: Callable[[Any], T]) -> Fact[T]:
-    """Make a function of a graph a fact.
-
-    A fact is computed at the first question and kept with the graph. Its rule is chosen by the
-    class of the graph: `default` answers for every class without a rule of its own, and
-    `@name.register` adds one.
+    The rule that computes it is chosen by the class of the graph: the decorated function answers
+    for every class without a rule of its own, and `@name.register` adds one, as in
+    `functools.singledispatch`.
 
     Args:
         default: `default(graph) -> answer`, the rule for graphs of which nothing special is known.
-
-    Returns:
-        A callable with a `register` decorator, as of `functools.singledispatch`.
 
     Example:
         >>> import graphattn as ga
@@ -62,18 +44,13 @@ def fact(default: Callable[[Any], T]) -> Fact[T]:
         >>> has_loops(ga.causal(3))
         True
     """
-    return Fact(default)
 
+    def __init__(self, default: Callable[[Any], T]) -> None:
+        self.key = KEPT + re.sub(r"\W", "_", f"{default.__module__}_{default.__name__}")
+        self.rules = singledispatch(default)
+        self.register = self.rules.register
+        update_wrapper(self, default)
 
-@constant_when_compiled
-def remember(graph: Graph, name: str, compute: Callable[..., Any], *args: Any) -> bool:
-    """Keep `compute(graph, *args)` as an attribute of the graph, unless it is there already.
-
-    torch.compile runs this while it traces and reads the kept tensors afterwards, as it reads the
-    buffers of a module: what is known of a graph is known before the compiled code runs.
-    """
-    if name not in graph.__dict__:
-        # Tensors made under inference_mode could not be saved for a later backward pass.
-        with torch.inference_mode(False), torch.no_grad():
-            object.__setattr__(graph, name, compute(graph, *args))
-    return True
+    def __call__(self, graph: Graph) -> T:
+        graph.keep(self.key, self.rules)
+        return getattr(graph, self.key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphattn.graphs import csr as _csr
 from graphattn.graphs import structure
-from graphattn.graphs.facts import KEPT, fact, remember
+from graphattn.graphs.facts import KEPT, constant_when_compiled, fact
 from graphattn.graphs.memory import require
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Graph(ABC):
         num_dst, num_src: Number of destination and of source nodes.
         edges(): `(dst, src)`, two int64 tensors of shape (E,), on the device `self.device`. Their
             order is the order of every per-edge tensor.
-        has_edge(dst, src): Whether the edge exists, for integers or for integer tensors that
+        has_edge(dst, src): Whether the edge exists, for integers or for int64 tensors that
             broadcast; both within range.
 
     Example:
@@ -74,7 +74,7 @@ class Graph(ABC):
 
     @abstractmethod
     def has_edge(self, dst: Any, src: Any) -> Any:
-        """Whether the edge from `src` to `dst` exists; integers or tensors that broadcast."""
+        """Whether the edge from `src` to `dst` exists; integers or int64 tensors that broadcast."""
 
     # Facts
 
@@ -115,6 +115,19 @@ class Graph(ABC):
         """Number of destinations that hear each source, int64 of shape (num_src,)."""
         return self.csc().ptr.diff()
 
+    @constant_when_compiled
+    def keep(self, key: str, compute: Callable[..., Any], *args: Any) -> bool:
+        """Make `compute(self, *args)` the attribute `key`, unless it is there already; see `fact`.
+
+        torch.compile runs this while it traces, and afterwards reads the attribute as it reads the
+        buffers of a module: what is known of a graph is known before the compiled code runs.
+        """
+        if key not in self.__dict__:
+            # Tensors made under inference_mode could not be saved for a later backward pass.
+            with torch.inference_mode(False), torch.no_grad():
+                object.__setattr__(self, key, compute(self, *args))
+        return True
+
     # Place
 
     @property
@@ -134,9 +147,9 @@ class Graph(ABC):
             device = torch.device("cuda", torch.cuda.current_device())
         if device == self._device:
             return self
-        name = f"{KEPT}to_{device}"
-        remember(self, name, _moved, device)
-        return getattr(self, name)
+        key = f"{KEPT}to_{device.type}_{device.index}"
+        self.keep(key, _moved, device)
+        return getattr(self, key)
 
     # Algebra, on sets of pairs
 

@@ -10,7 +10,10 @@ from torch import Tensor
 from graphattn.graphs.checks import integer
 from graphattn.graphs.csr import has_listed_edge, pair_keys, pairs_of
 from graphattn.graphs.graph import Graph
+from graphattn.graphs.memory import require
 from graphattn.graphs.structure import count_edges, is_simple, is_symmetric
+
+DRAWN_EDGE_BYTES = 300  # what networkx takes for an edge of its own
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,6 +29,12 @@ class Expander(Graph):
         if self.degree == 0:
             none = torch.empty(0, dtype=torch.int64, device=self.device)
             return none, none
+        require(
+            DRAWN_EDGE_BYTES * self.num_edges,
+            torch.device("cpu"),
+            f"drawing {self}",
+            "take fewer nodes or a smaller degree",
+        )
         absent = self.num_dst - 1 - self.degree
         drawn = networkx.random_regular_graph(
             min(self.degree, absent), self.num_dst, seed=self.seed

@@ -165,13 +165,12 @@ def label_blocks(dst_label: Tensor, src_label: Tensor, causal: Tensor | None = N
         causal = torch.zeros_like(dst_size, dtype=torch.bool)
     kind = torch.stack([dst_size, src_size, causal.long()], dim=1)
     kind[(dst_size == 0) | (src_size == 0)] = 0
+    kinds, kind_of = kind.unique(dim=0, return_inverse=True)
     groups = []
-    for kind_id, (rows, columns, is_causal) in enumerate(
-        (kinds := kind.unique(dim=0, return_inverse=True))[0].tolist()
-    ):
+    for number, (rows, columns, is_causal) in enumerate(kinds.tolist()):
         if rows == 0:
             continue
-        which = (kinds[1] == kind_id).nonzero()  # (blocks, 1)
+        which = (kind_of == number).nonzero()  # (blocks, 1)
         step = torch.arange(max(rows, columns), device=which.device)
         groups.append(
             Block(
@@ -190,50 +189,66 @@ def _by_label(label: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
 
 
 def _blocks_of_intervals(intervals: Intervals, num_src: int) -> Blocks | None:
-    """Rows with one start are a block if they share the stop, or if row r stops at r + 1."""
+    """Rows with one start form a block, if no other block starts before they stop."""
     start, stop = intervals
     rows = (stop > start).nonzero().squeeze(1)
     starts, label = start[rows].unique(return_inverse=True)
-    shape = starts.shape
-    low = rows.new_zeros(shape).scatter_reduce_(0, label, stop[rows], "amin", include_self=False)
-    high = rows.new_zeros(shape).scatter_reduce_(0, label, stop[rows], "amax", include_self=False)
-    top = rows.new_zeros(shape).scatter_reduce_(0, label, rows, "amin", include_self=False)
-    # Row r of a causal block of nodes a..b attends to a..r: it begins at row a, where start is a.
-    steps = torch.ones_like(starts, dtype=torch.bool).scatter_reduce_(
-        0, label, stop[rows] == rows + 1, "amin", include_self=False
-    )
-    size = torch.bincount(label, minlength=len(starts))
-    causal = steps & (top == starts) & (low < high) & (size == high - starts)
-    if bool(((low != high) & ~causal).any()) or bool((starts[1:] < high[:-1]).any()):
+    stops = torch.zeros_like(starts).scatter_reduce_(0, label, stop[rows], "amax")
+    causal = _causal_blocks(label, (stop - start)[rows], len(starts))
+    if causal is None or bool((starts[1:] < stops[:-1]).any()):
         return None
     dst_label = torch.full_like(start, -1).index_put_((rows,), label)
-    owner = torch.searchsorted(starts, torch.arange(num_src, device=start.device), right=True) - 1
-    src_label = owner
+    source = torch.arange(num_src, device=start.device)
+    src_label = torch.searchsorted(starts, source, right=True) - 1
     if len(starts):
-        inside = torch.arange(num_src, device=start.device) < high[owner.clamp(min=0)]
-        src_label = torch.where(inside, owner, -1)
+        inside = source < stops[src_label.clamp(min=0)]
+        src_label = torch.where(inside, src_label, -1)
     return label_blocks(dst_label, src_label, causal)
 
 
 def _blocks_of_rows(graph: Graph) -> Blocks | None:
-    """Rows with one and the same list of sources are a block, if no two blocks share a source."""
+    """Rows whose sources begin the same list form a block, if no other block has one of them."""
+    if not is_simple(graph):
+        return None
     ptr, index, row, _ = graph.csr()
     degree = ptr.diff()
     rows = (degree > 0).nonzero().squeeze(1)
     first = index[ptr[rows]]
-    # In disjoint blocks the smallest source names the block; its first row stands for all.
-    leader_of = torch.full((graph.num_src,), graph.num_dst, device=index.device)
-    leader_of.scatter_reduce_(0, first, rows, "amin")
+    # In disjoint blocks the smallest source names the block; its longest row lists them all.
+    longest = torch.zeros(graph.num_src, dtype=torch.int64, device=index.device)
+    longest.scatter_reduce_(0, first, degree[rows], "amax")
+    lists_all = degree[rows] == longest[first]
+    leader_of = torch.full_like(longest, graph.num_dst)
+    leader_of.scatter_reduce_(0, first[lists_all], rows[lists_all], "amin")
     leader = torch.full_like(degree, -1).index_put_((rows,), leader_of[first])
-    if not torch.equal(degree[leader[rows]], degree[rows]):
-        return None
     position = torch.arange(len(index), device=index.device) - ptr[row]
-    if not is_simple(graph) or not torch.equal(index, index[ptr[leader[row]] + position]):
+    if not torch.equal(index, index[ptr[leader[row]] + position]):
         return None
-    owner = torch.full((graph.num_src,), -1, device=index.device)
-    owner.index_put_((index,), leader[row])
+    owner = torch.full_like(longest, -1).index_put_((index,), leader[row])
     if not torch.equal(owner[index], leader[row]):
         return None
     names, label = torch.cat([leader, owner]).unique(return_inverse=True)
-    label = label - int((names < 0).sum())
-    return label_blocks(label[: graph.num_dst], label[graph.num_dst :])
+    in_no_block = int((names < 0).sum())
+    dst_label, src_label = (label - in_no_block).split([graph.num_dst, graph.num_src])
+    causal = _causal_blocks(dst_label[rows], degree[rows], len(names) - in_no_block)
+    return None if causal is None else label_blocks(dst_label, src_label, causal)
+
+
+def _causal_blocks(label: Tensor, degree: Tensor, num_blocks: int) -> Tensor | None:
+    """Which blocks are causal, bool (num_blocks,); None if one is neither that nor complete.
+
+    Args:
+        label: The block of each row that hears somebody, rows ascending.
+        degree: How many sources each of them hears, of one list from its beginning.
+        num_blocks: Number of labels.
+    """
+    size = torch.bincount(label, minlength=num_blocks)
+    order = torch.argsort(label, stable=True)
+    place = torch.arange(len(label), device=label.device)
+    rank = torch.empty_like(label)
+    rank[order] = place - (size.cumsum(0) - size)[label[order]]
+    longest = torch.zeros_like(size).scatter_reduce_(0, label, degree, "amax")
+    incomplete, irregular = (torch.zeros_like(size, dtype=torch.bool) for _ in range(2))
+    incomplete[label[degree != longest[label]]] = True
+    irregular[label[degree != rank + 1]] = True
+    return None if bool((incomplete & irregular).any()) else incomplete

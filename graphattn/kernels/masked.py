@@ -8,6 +8,7 @@ from graphattn.graphs.csr import sorted_keys
 from graphattn.graphs.facts import fact
 from graphattn.graphs.graph import Graph
 from graphattn.graphs.memory import free_bytes, human
+from graphattn.graphs.structure import as_blocks, as_intervals
 from graphattn.kernels.problem import Kernel, Problem
 from graphattn.kernels.sdpa import grid_bias, scaled_dot_product
 
@@ -19,6 +20,8 @@ EDGE_OVER_PAIR = 20.0
 @fact
 def parallel_edges(graph: Graph) -> bool:
     """Whether some pair is joined by more than one edge."""
+    if as_intervals(graph) is not None or as_blocks(graph) is not None:
+        return False  # known without listing the edges
     keys = sorted_keys(graph)
     return bool((keys[1:] == keys[:-1]).any())
 
@@ -26,13 +29,15 @@ def parallel_edges(graph: Graph) -> bool:
 def unsupported(problem: Problem) -> str | None:
     if not problem.scaled_dot_softmax:
         return "it computes scaled dot products and softmax only"
-    graph, query = problem.graph, problem.query
+    graph, item = problem.graph, problem.query.element_size()
+    # torch makes a float mask of a boolean one
+    item = 1 + item if problem.bias is None else problem.heads * max(4, item)
+    needed, free = graph.num_dst * graph.num_src * item, free_bytes(problem.query.device)
+    if needed > free:
+        return f"the mask takes {human(needed)}, and {human(free)} are free"
     if parallel_edges(graph):
         return "the graph has parallel edges, and a mask can't count them"
-    pairs = graph.num_dst * graph.num_src
-    needed = pairs * (1 if problem.bias is None else problem.heads * max(4, query.element_size()))
-    free = free_bytes(query.device)
-    return f"the mask takes {human(needed)}, and {human(free)} are free" if needed > free else None
+    return None
 
 
 def declines(problem: Problem) -> str | None:

@@ -70,6 +70,25 @@ class Kernel:
     declines: Callable[[Problem], str | None] = lambda problem: None
 
 
+def autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The three, if they are floating tensors, in the dtype of an autocast region around them.
+
+    Float64 stays what it is, as in torch's own operations.
+
+    Raises:
+        TypeError: If one is not a floating tensor.
+        ValueError: If one lacks a dimension.
+    """
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        _check_tensor(name, tensor)
+    kind = query.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return query, key, value
+    dtype = torch.get_autocast_dtype(kind)
+    query, key, value = (x if x.dtype == torch.float64 else x.to(dtype) for x in (query, key, value))
+    return query, key, value
+
+
 def check(problem: Problem) -> Problem:
     """The problem itself, if its parts fit together.
 
@@ -83,8 +102,8 @@ def check(problem: Problem) -> Problem:
             f"graph must be a graphattn graph, got {type(graph).__name__}; "
             "an edge_index becomes one with from_edges(edge_index, num_nodes)"
         )
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        _check_tensor(name, tensor, like=query)
+    for name, tensor in (("key", key), ("value", value)):
+        _check_alike(name, tensor, query)
     _check_shapes(problem)
     if graph.device != query.device:
         raise ValueError(
@@ -94,30 +113,43 @@ def check(problem: Problem) -> Problem:
     if problem.bias is not None:
         _check_bias(problem)
     if not isinstance(problem.scale, int | float) or not math.isfinite(problem.scale):
-        raise ValueError(f"scale must be a finite number, got {problem.scale!r}")
+        raise ValueError(
+            f"scale must be a finite float, got {problem.scale!r}; "
+            "multiply query by a factor that is a tensor"
+        )
     if not isinstance(problem.dropout, int | float) or not 0 <= problem.dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, got {problem.dropout!r}")
     return problem
 
 
-def _check_tensor(name: str, tensor: object, like: Tensor) -> None:
+def _check_tensor(name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        raise TypeError(
+            f"{name} must be a tensor, got {type(tensor).__name__}; use torch.as_tensor"
+        )
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} must be dense, got {tensor.layout}; use {name}.to_dense()")
     if not tensor.is_floating_point():
-        raise TypeError(f"{name} must be of a floating dtype, got {tensor.dtype}")
+        raise TypeError(
+            f"{name} must be of a floating dtype, got {tensor.dtype}; use {name}.float()"
+        )
     if tensor.ndim < 3:
         raise ValueError(
-            f"{name} must have shape (*batch, nodes, heads, head_dim), got {tuple(tensor.shape)}"
+            f"{name} must have shape (*batch, nodes, heads, head_dim), got {tuple(tensor.shape)}; "
+            f"{name}.unsqueeze(-2) has a single head"
         )
-    if tensor.dtype != like.dtype:
+
+
+def _check_alike(name: str, tensor: Tensor, query: Tensor) -> None:
+    if tensor.dtype != query.dtype:
         raise TypeError(
-            f"query, key and value must have one dtype, got {like.dtype} for query and "
-            f"{tensor.dtype} for {name}"
+            f"query and {name} must have one dtype, got {query.dtype} and {tensor.dtype}; "
+            f"use {name}.to({query.dtype})"
         )
-    if tensor.device != like.device:
+    if tensor.device != query.device:
         raise ValueError(
-            f"query, key and value must be on one device, got query on {like.device} and {name} "
-            f"on {tensor.device}"
+            f"query and {name} must be on one device, got {query.device} and {tensor.device}; "
+            f'use {name}.to("{query.device}")'
         )
 
 
@@ -143,7 +175,7 @@ def _check_shapes(problem: Problem) -> None:
     if key.shape[:-3] != query.shape[:-3]:
         raise ValueError(
             f"query and key must have the same leading batch dimensions, got "
-            f"{tuple(query.shape[:-3])} and {tuple(key.shape[:-3])}"
+            f"{tuple(query.shape[:-3])} and {tuple(key.shape[:-3])}; expand() the smaller"
         )
     if key.shape[-1] != query.shape[-1]:
         raise ValueError(
@@ -153,8 +185,8 @@ def _check_shapes(problem: Problem) -> None:
         raise ValueError(f"heads and head_dim must be positive, got query {tuple(query.shape)}")
     if key.shape[-2] == 0 or query.shape[-2] % key.shape[-2]:
         raise ValueError(
-            f"the {query.shape[-2]} heads of query must be a multiple of the {key.shape[-2]} heads "
-            "of key"
+            f"the heads of query must be a multiple of those of key, got {query.shape[-2]} and "
+            f"{key.shape[-2]}, each second from the end"
         )
 
 
@@ -171,7 +203,8 @@ def _check_bias(problem: Problem) -> None:
     if not fits or bias.ndim > query.ndim - 1:
         raise ValueError(
             f"bias must have shape {edges}, (E, heads) in edge order, optionally behind the batch "
-            f"dimensions of query, got {tuple(bias.shape)}"
+            f"dimensions of query, got {tuple(bias.shape)}; a bias of all pairs is a function, "
+            "lambda dst, src: table[dst, src]"
         )
     try:
         torch.broadcast_shapes(bias.shape[:-2], query.shape[:-3])
@@ -181,6 +214,9 @@ def _check_bias(problem: Problem) -> None:
             f"{tuple(query.shape[:-3])}"
         ) from None
     if not bias.is_floating_point():
-        raise TypeError(f"bias must be of a floating dtype, got {bias.dtype}")
+        raise TypeError(f"bias must be of a floating dtype, got {bias.dtype}; use bias.float()")
     if bias.device != query.device:
-        raise ValueError(f"bias is on {bias.device} but query on {query.device}")
+        raise ValueError(
+            f"bias is on {bias.device} but query on {query.device}; "
+            f'use bias.to("{query.device}")'
+        )

@@ -47,7 +47,9 @@ def log_sum_exp(problem: Problem) -> Tensor:
 
 def edge_weights(problem: Problem) -> Tensor:
     """Weights in CSR order after dropout, (*batch, E, heads), float32 at least."""
-    w = problem.normalizer(edge_logits(problem), problem.graph.csr())
+    s = edge_logits(problem)
+    w = problem.normalizer(s, problem.graph.csr())
+    require_shape("normalizer(logits, csr)", w, s.shape)
     return F.dropout(w, problem.dropout) if problem.dropout else w
 
 
@@ -58,15 +60,23 @@ def edge_logits(problem: Problem) -> Tensor:
     q_i = problem.query.index_select(-3, csr.row).to(wide)  # (*batch, E, heads, head_dim)
     k_j = repeat_heads(problem.key.index_select(-3, csr.index).to(wide), problem.group_size)
     edge = torch.arange(len(csr.row), device=csr.row.device) if csr.edge is None else csr.edge
-    s = problem.scale * problem.score(q_i, k_j, edge)
-    if s.shape != q_i.shape[:-1]:
-        raise ValueError(
-            f"score(q_i, k_j, edge) must return {tuple(q_i.shape[:-1])}, (*batch, E, heads), got "
-            f"{tuple(s.shape)}"
-        )
+    s = problem.score(q_i, k_j, edge)
+    require_shape("score(q_i, k_j, edge)", s, q_i.shape[:-1])
+    s = problem.scale * s
     if problem.bias is not None:
         s = s + bias_of_edges(problem.bias, problem.graph, problem.heads)
     return s.to(wide)
+
+
+def require_shape(call: str, values: object, shape: torch.Size) -> None:
+    """Check what a function of the user returned: floats of shape (*batch, E, heads)."""
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{call} must return a floating tensor, got {kind}")
+    if values.shape != shape:
+        raise ValueError(
+            f"{call} must return {tuple(shape)}, (*batch, E, heads), got {tuple(values.shape)}"
+        )
 
 
 def repeat_heads(x: Tensor, times: int) -> Tensor:

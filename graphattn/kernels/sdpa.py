@@ -41,6 +41,8 @@ def scaled_dot_product(
             mask = mask.to(query.dtype)
         if mask.ndim > 3:
             mask = mask.expand(*batch, *mask.shape[-3:]).reshape(size, *mask.shape[-3:])
+        elif mask.ndim == 3:
+            mask = mask[None]  # the fused kernels take masks of 2 and 4 dimensions only
     if scale <= 0:  # torch's kernels take the maximum before they scale, and 0 * -inf is NaN
         query, scale = query * (-1.0 if scale else 0.0), -scale or 1.0
     grouped = query.shape[1] != key.shape[1]
