@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs import Graph
+from graphattn.graphs.checks import integer
 from graphattn.graphs.csr import pair_keys, sorted_keys
 from graphattn.graphs.grid import coordinates
 from graphattn.graphs.memory import require
@@ -93,12 +94,18 @@ class ALiBi:
     Args:
         heads: Number of heads.
 
+    Raises:
+        TypeError, ValueError: If that is not a positive integer.
+
     Example:
         >>> ALiBi(2)(torch.tensor([5]), torch.tensor([3]))
         tensor([[-0.1250, -0.0078]])
     """
 
     heads: int
+
+    def __post_init__(self) -> None:
+        integer("heads", self.heads, low=1)
 
     def slopes(self) -> list[float]:
         power = 2 ** (self.heads.bit_length() - 1)

@@ -151,7 +151,7 @@ class Graph(ABC):
         self.keep(key, _moved, device)
         return getattr(self, key)
 
-    # Algebra, on sets of pairs
+    # Algebra: joined graphs are sets of pairs, without parallel edges; renumbered ones keep them
 
     def __or__(self, other: Graph) -> Graph:
         return _combine().union(self, other)

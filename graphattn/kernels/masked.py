@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from graphattn.graphs.csr import sorted_keys
-from graphattn.graphs.facts import fact
+from graphattn.graphs.facts import constant_when_compiled, fact
 from graphattn.graphs.graph import Graph
 from graphattn.graphs.memory import free_bytes, human
 from graphattn.graphs.structure import as_blocks, as_intervals
@@ -26,6 +26,20 @@ def parallel_edges(graph: Graph) -> bool:
     return bool((keys[1:] == keys[:-1]).any())
 
 
+@fact
+def is_sparse(graph: Graph) -> bool:
+    """Whether so few pairs are edges that scoring each edge alone is faster."""
+    return graph.density * EDGE_OVER_PAIR < 1
+
+
+@constant_when_compiled
+def how_sparse(graph: Graph) -> str:
+    return (
+        f"{100 * graph.density:.3g}% of all pairs are edges; scoring all pairs pays from "
+        f"{100 / EDGE_OVER_PAIR:.3g}% on"
+    )
+
+
 def unsupported(problem: Problem) -> str | None:
     if not problem.scaled_dot_softmax:
         return "it computes scaled dot products and softmax only"
@@ -41,13 +55,7 @@ def unsupported(problem: Problem) -> str | None:
 
 
 def declines(problem: Problem) -> str | None:
-    density = problem.graph.density
-    if density * EDGE_OVER_PAIR < 1:
-        return (
-            f"{100 * density:.3g}% of all pairs are edges; scoring all pairs pays from "
-            f"{100 / EDGE_OVER_PAIR:.3g}% on"
-        )
-    return None
+    return how_sparse(problem.graph) if is_sparse(problem.graph) else None
 
 
 def run(problem: Problem) -> Tensor:

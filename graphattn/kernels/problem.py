@@ -85,7 +85,8 @@ def autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor,
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return query, key, value
     dtype = torch.get_autocast_dtype(kind)
-    query, key, value = (x if x.dtype == torch.float64 else x.to(dtype) for x in (query, key, value))
+    given = (query, key, value)
+    query, key, value = (x if x.dtype == torch.float64 else x.to(dtype) for x in given)
     return query, key, value
 
 
@@ -112,7 +113,7 @@ def check(problem: Problem) -> Problem:
         )
     if problem.bias is not None:
         _check_bias(problem)
-    if not isinstance(problem.scale, int | float) or not math.isfinite(problem.scale):
+    if not isinstance(problem.scale, int | float) or not abs(problem.scale) < math.inf:
         raise ValueError(
             f"scale must be a finite float, got {problem.scale!r}; "
             "multiply query by a factor that is a tensor"
@@ -217,6 +218,5 @@ def _check_bias(problem: Problem) -> None:
         raise TypeError(f"bias must be of a floating dtype, got {bias.dtype}; use bias.float()")
     if bias.device != query.device:
         raise ValueError(
-            f"bias is on {bias.device} but query on {query.device}; "
-            f'use bias.to("{query.device}")'
+            f'bias is on {bias.device} but query on {query.device}; use bias.to("{query.device}")'
         )

@@ -45,9 +45,10 @@ def scaled_dot_product(
             mask = mask[None]  # the fused kernels take masks of 2 and 4 dimensions only
     if scale <= 0:  # torch's kernels take the maximum before they scale, and 0 * -inf is NaN
         query, scale = query * (-1.0 if scale else 0.0), -scale or 1.0
-    grouped = query.shape[1] != key.shape[1]
+    # Under torch.compile shapes may be symbols, and their comparison no bool.
+    grouped = {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}
     out = F.scaled_dot_product_attention(
-        query, key, value, mask, dropout, causal, scale=scale, enable_gqa=grouped
+        query, key, value, mask, dropout, causal, scale=scale, **grouped
     ).transpose(1, 2)
     return out.reshape(*batch, *out.shape[1:])
 

@@ -1,0 +1,164 @@
+"""A language model learns to write Python, byte by byte; its tokens attend over the graph you choose.
+
+    python examples/lm.py --graph causal
+    python examples/lm.py --graph bigbird --text novel.txt --name novel --seconds 600
+    accelerate launch examples/lm.py
+
+The text is the source of the standard library of the Python that runs this; whole files are held out
+before anything else happens. The model is compared with bytes counted alone (unigram) and after the
+byte before (bigram). Then it writes a sample; the picture in runs/lm/ shows what each character of a
+line attends to.
+"""
+
+import math
+import sysconfig
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import set_seed
+from pictures import attention_of, attention_over_text
+from support import Run, parser, plans, positive
+from torch import Tensor
+
+import graphattn as ga
+from graphattn.models.layers import init_weights
+
+GRAPHS = {  # of the number of tokens; add your own, as long as no token hears a later one
+    "causal": lambda n: ga.causal(n),
+    "window": lambda n: ga.causal(n) & ga.sliding_window(n, n // 8),
+    "bigbird": lambda n: (
+        (ga.sliding_window(n, n // 16) | ga.hubs(n, [0, 1]) | ga.expander(n, 4, seed=0))
+        & ga.causal(n)
+    ),
+}
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo"}
+LEFT_OUT |= {"encodings", "pydoc_data"}  # tables, many of them almost the same
+MOST = 20_000_000  # bytes that are used
+
+
+def load_text(path: str | None, context: int) -> tuple[Tensor, Tensor]:
+    """Bytes to learn from and bytes held out, two uint8 tensors.
+
+    Raises:
+        ValueError: If there are too few of them for the context.
+    """
+    if path is None:
+        path = sysconfig.get_paths()["stdlib"]
+        files = sorted(f for f in Path(path).rglob("*.py") if not LEFT_OUT & set(f.parts))
+        pieces = [f.read_bytes() for f in files]
+        texts = [b"".join(piece for i, piece in enumerate(pieces) if i % 20 > 0)]
+        texts += [b"".join(pieces[::20])]
+    else:
+        text = Path(path).read_bytes()
+        texts = [text[: len(text) * 9 // 10], text[len(text) * 9 // 10 :]]
+    for text, what in zip(texts, ("learn from", "hold out")):
+        if len(text) <= context:
+            raise ValueError(
+                f"{path} leaves {len(text)} bytes to {what}, and a context of {context} needs at "
+                f"least {context + 1}; take a longer text, or a smaller --context"
+            )
+    train, held_out = (torch.frombuffer(bytearray(text), dtype=torch.uint8) for text in texts)
+    return train[:MOST], held_out[:MOST]
+
+
+def counted(train: Tensor, chunks: Tensor) -> dict[str, float]:
+    """Bits per byte of chunks (N, n + 1) by a unigram and a bigram model, add-one smoothed."""
+    train, before, after = train.long(), chunks[:, :-1].long(), chunks[:, 1:].long()
+    unigram = torch.bincount(train, minlength=256) + 1.0
+    bigram = torch.bincount(256 * train[:-1] + train[1:], minlength=256 * 256) + 1.0
+    bigram = bigram.view(256, 256)
+    return {
+        "unigram": -(unigram / unigram.sum())[after].log2().mean().item(),
+        "bigram": -(bigram / bigram.sum(1, keepdim=True))[before, after].log2().mean().item(),
+    }
+
+
+@torch.no_grad()
+def bits_per_byte(run: Run, graph: ga.Graph, chunks: Tensor) -> float:
+    """Of the model on chunks (N, n + 1), shared out among the processes."""
+    run.model.eval()
+    bits = torch.zeros(2, device=run.accelerator.device)  # their sum, and over how many bytes
+    with run.accelerator.split_between_processes(chunks) as own:
+        for tokens in own.long().to(bits.device).split(64):
+            scores = run.model(tokens[:, :-1], graph).flatten(0, 1)
+            loss = F.cross_entropy(scores, tokens[:, 1:].flatten(), reduction="sum")
+            bits += torch.tensor([loss / math.log(2), len(scores)], device=bits.device)
+    total, count = run.accelerator.reduce(bits, "sum")
+    return (total / count).item()
+
+
+@torch.no_grad()
+def write(model: ga.models.GPT, graph: ga.Graph, prompt: str, length: int) -> str:
+    """Go on from a prompt: each byte is drawn from the 20 likeliest, after the last n of them."""
+    tokens = list(prompt.encode())
+    for _ in range(length):
+        seen = tokens[-graph.num_dst :]
+        padded = seen + [0] * (graph.num_dst - len(seen))  # nobody hears what comes later
+        scores = model(torch.tensor([padded], device=model.embedding.weight.device), graph)
+        likely, byte = (scores[0, len(seen) - 1] / 0.8).topk(20)
+        tokens.append(int(byte[likely.softmax(dim=0).multinomial(1)]))
+    return bytes(tokens).decode(errors="replace")
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parser(__doc__, "lm", steps=700, save_every=100)
+    options.add_argument("--graph", choices=GRAPHS, default="causal")
+    options.add_argument("--text", metavar="FILE", help="learn from this file instead")
+    options.add_argument("--context", type=positive, default=128, help="tokens that are seen")
+    options.add_argument("--dim", type=positive, default=128)
+    options.add_argument("--depth", type=positive, default=4, help="number of blocks")
+    options.add_argument("--heads", type=positive, default=4)
+    options.add_argument("--batch", type=positive, default=16, help="texts per step and process")
+    options.add_argument("--lr", type=float, default=5e-3)
+    options.add_argument("--compile", action="store_true", help="compile the model first")
+    options.add_argument("--sample", type=positive, default=300, help="bytes to write at the end")
+    options = options.parse_args(argv)
+
+    train, held_out = load_text(options.text, options.context)
+    chunks = held_out.unfold(0, options.context + 1, options.context)[:1024]  # one byte shared
+    graph = GRAPHS[options.graph](options.context)
+    set_seed(options.seed)
+    model = ga.models.GPT(256, dim=options.dim, depth=options.depth, heads=options.heads)
+    init_weights(model, std=options.dim**-0.5)
+    if options.compile:
+        model.compile()
+
+    run = Run(options, model, lr=options.lr)
+    for step in run:
+        start = torch.randint(len(train) - options.context, (options.batch, 1))
+        tokens = train[start + torch.arange(options.context + 1)].long().to(run.accelerator.device)
+        scores = run.model(tokens[:, :-1], graph)
+        run.learn(F.cross_entropy(scores.flatten(0, 1), tokens[:, 1:].flatten()))
+        if (step + 1) % options.save_every == 0:
+            run.log(held_out=bits_per_byte(run, graph, chunks[::8]))
+
+    bits = {**counted(train, chunks), options.graph: bits_per_byte(run, graph, chunks)}
+    if run.accelerator.is_main_process:
+        print(f"bits per byte of {chunks.numel():,} held-out bytes")
+        print("\n".join(f"  {name:10} {value:.3f}" for name, value in bits.items()))
+        print(write(model, graph, "def ", options.sample))
+        better = 1 - bits[options.graph] / bits["bigram"]
+        run.finish(
+            graphs=plans([graph], options.heads, options.dim // options.heads),
+            result=f"{bits[options.graph]:.2f} bits per byte, {better:.0%} fewer than bigrams",
+            bits_per_byte=bits,
+            better=better,
+            pictures=[draw(run.folder / "attention.png", model, graph, held_out)],
+        )
+
+
+def draw(path: Path, model: ga.models.GPT, graph: ga.Graph, held_out: Tensor) -> str:
+    """What the characters of a held-out line attend to."""
+    lines = bytes(held_out[:20_000].tolist()).decode("latin-1").splitlines()
+    line = next((line for line in lines if 24 <= len(line.strip()) <= 36), lines[0])
+    line = line[: graph.num_dst]
+    tokens = torch.zeros(1, graph.num_dst, dtype=torch.int64)
+    tokens[0, : len(line)] = torch.tensor(list(line.encode("latin-1")))
+    x = model.embedding(tokens.to(model.embedding.weight.device))
+    attention = attention_of(model.blocks, x, [graph] * len(model.blocks))[:, 0]
+    return attention_over_text(path, attention, graph, line)
+
+
+if __name__ == "__main__":
+    main()

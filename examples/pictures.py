@@ -1,0 +1,141 @@
+"""The pictures that the examples leave: graphs, and attention over images and over text."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from torch import Tensor
+
+import graphattn as ga
+
+BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
+"""Colors that the color-blind can tell apart (Okabe and Ito 2008)."""
+
+
+@torch.no_grad()
+def attention_of(blocks: Iterable[Any], x: Tensor, graphs: Sequence[ga.Graph]) -> Tensor:
+    """What every node attends to in every block; 0 where there is no edge.
+
+    Args:
+        blocks: The `TransformerBlock`s of a model.
+        x: What the first of them takes, (batch, nodes, dim).
+        graphs: One for each block.
+
+    Returns:
+        (blocks, batch, heads, num_dst, num_src).
+    """
+    matrices = []
+    for block, graph in zip(blocks, graphs):
+        weights = block.attention.weights(block.attention_norm(x), graph)  # (batch, E, heads)
+        matrix = x.new_zeros(len(x), weights.shape[-1], graph.num_dst, graph.num_src)
+        src, dst = graph.edge_index.to(x.device)
+        matrix[:, :, dst, src] = weights.transpose(1, 2)
+        matrices.append(matrix)
+        x = block(x, graph)
+    return torch.stack(matrices).cpu()
+
+
+def graph_over_image(
+    path: Path, image: Tensor, graphs: Sequence[ga.Graph], grid: tuple[int, int]
+) -> str:
+    """Every different graph over one image (height, width), with what one patch hears marked."""
+    different = list(dict.fromkeys(graphs))
+    figure = Figure(figsize=(4.6 * len(different), 5.2), layout="constrained")
+    height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]  # of a patch, in pixels
+    cells = list(itertools.product(range(grid[0]), range(grid[1])))
+    places = [((x + 0.5) * width - 0.5, (y + 0.5) * height - 0.5) for y, x in cells]
+    marked = cells.index((1, 1))
+    for axes, graph in zip(figure.subplots(1, len(different), squeeze=False)[0], different):
+        show_image(axes, image, grid)
+        for src, dst in graph.without_self_loops().edge_index.T.tolist():
+            show_edge(axes, places[src], places[dst], heard=dst == marked)
+        colors = [ORANGE if node == marked else BLUE for node in range(len(places))]
+        axes.scatter(*zip(*places), s=150, c=colors, zorder=4)
+        heard = graph.in_degree()[marked]
+        title = f"{graph}\n{graph.num_edges} edges; the marked patch hears {heard}"
+        axes.set_title(title, size=9)
+    return save(figure, path)
+
+
+def attention_over_images(
+    path: Path, model: ga.models.ViT, graphs: Sequence[ga.Graph], images: Tensor, titles: list[str]
+) -> str:
+    """A row for the images, and one for each block: what the patch with most ink attends to."""
+    framed = F.adaptive_avg_pool2d(images, model.grid).flatten(1).argmax(dim=1).cpu()
+    attention = attention_of(model.blocks, model.embed(images), graphs).mean(dim=2)
+    heat = attention[:, torch.arange(len(images)), framed].unflatten(-1, model.grid)
+    rows, columns = 1 + len(heat), len(images)
+    figure = Figure(figsize=(1.5 * columns + 1, 1.5 * rows + 1), layout="constrained")
+    figure.suptitle("What the framed patch attends to, block by block")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, column in itertools.product(range(rows), range(columns)):
+        image, colors = images[column, 0].cpu(), heat[row - 1, column] if row else None
+        show_image(axes[row, column], image, model.grid, colors, top=heat.max().item())
+        height, width = (side / cells for side, cells in zip(image.shape, model.grid))
+        y, x = divmod(int(framed[column]), model.grid[1])
+        corner = (x * width - 0.5, y * height - 0.5)
+        frame = Rectangle(corner, width, height, fill=False, edgecolor=BLUE, linewidth=2)
+        axes[row, column].add_patch(frame)
+        axes[row, 0].set_ylabel(f"block {row}" if row else "image")
+        axes[0, column].set_title(titles[column], size=10)
+    figure.colorbar(axes[1, 0].images[0], ax=axes[1:], label="weight, mean of the heads")
+    return save(figure, path)
+
+
+def attention_over_text(path: Path, attention: Tensor, graph: ga.Graph, line: str) -> str:
+    """The sharpest heads of attention (blocks, heads, n, n) over the characters of a line."""
+    n = len(line)
+    attention = attention[..., :n, :n].masked_fill(~graph.mask()[:n, :n].cpu(), torch.nan)
+    sharpness = attention.nan_to_num().amax(dim=-1).mean(dim=-1)  # (blocks, heads)
+    figure = Figure(figsize=(11, 11.4), layout="constrained")
+    figure.suptitle(f"What each character (row) attends to (column), over {graph}")
+    for axes, head in zip(figure.subplots(2, 2).flat, sharpness.flatten().topk(4).indices):
+        block, head = divmod(int(head), attention.shape[1])
+        axes.imshow(attention[block, head], cmap="viridis", vmin=0, vmax=1)
+        axes.set_xticks(range(n), line, family="monospace")
+        axes.set_yticks(range(n), line, family="monospace")
+        axes.set_title(f"block {block + 1}, head {head + 1}")
+    return save(figure, path)
+
+
+def show_image(
+    axes: Axes, image: Tensor, grid: tuple[int, int], heat: Tensor | None = None, top: float = 1
+) -> None:
+    """Pixels as squares of ink, (height, width), on patches that are orange by their `heat`."""
+    height, width = image.shape
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    heat = torch.zeros(grid) if heat is None else heat
+    axes.imshow(heat, cmap="Oranges", vmin=0, vmax=top, extent=extent)
+    inked = image.nonzero().tolist()
+    sides = [0.8 * image[y, x].item() ** 0.5 for y, x in inked]
+    ink = [Rectangle((x - s / 2, y - s / 2), s, s) for (y, x), s in zip(inked, sides)]
+    axes.add_collection(PatchCollection(ink, color="dimgray", linewidth=0))
+    for cut in range(1, grid[1]):
+        axes.axvline(cut * width / grid[1] - 0.5, color="white", linewidth=1)
+    for cut in range(1, grid[0]):
+        axes.axhline(cut * height / grid[0] - 0.5, color="white", linewidth=1)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def show_edge(axes: Axes, start: tuple, end: tuple, *, heard: bool) -> None:
+    """An arrow if the node at its end is the one whose edges are marked, else a faint line."""
+    edge = FancyArrowPatch(start, end, connectionstyle="arc3,rad=0.12", shrinkA=5, shrinkB=7)
+    if heard:
+        edge.set(arrowstyle="-|>", mutation_scale=13, color=ORANGE, linewidth=1.8, zorder=3)
+    else:
+        edge.set(arrowstyle="-", color=BLUE, linewidth=0.7, alpha=0.22)
+    axes.add_patch(edge)
+
+
+def save(figure: Figure, path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return str(path)
