@@ -25,14 +25,17 @@ MAY_CHANGE = {"runs", "name", "steps", "seconds", "save_every", "resume"}
 """Options that may differ when a run goes on; any other makes it another run."""
 
 
-def parser(doc: str | None, name: str, *, steps: int, save_every: int) -> argparse.ArgumentParser:
+def parser(
+    doc: str | None, name: str, *, steps: int, save_every: int | None = None
+) -> argparse.ArgumentParser:
     """The options that every example has."""
     style = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=doc, formatter_class=style)
     add = options.add_argument
     add("--steps", type=positive, default=steps, help=f"training steps (default {steps})")
     add("--seconds", type=positive, help="train no longer than this; the schedule fits itself in")
-    add("--save-every", type=positive, default=save_every, metavar="STEPS", help="per checkpoint")
+    if save_every:
+        add("--save-every", type=positive, default=save_every, metavar="STEPS", help="default 100")
     add("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     add("--runs", default="runs", help="folder of all runs (default runs)")
     add("--name", default=name, help=f"folder of this run inside it (default {name})")

@@ -138,7 +138,6 @@ NEW_GRAPHS = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="guards ask a new graph for facts that it has not yet")
 @pytest.mark.parametrize("make", NEW_GRAPHS.values(), ids=NEW_GRAPHS.keys())
 def test_a_new_graph_at_every_step_is_not_compiled_anew(make) -> None:
     """As in training on batches of graphs, or in generating word by word."""

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphattn as ga
-from graphattn.graphs.combine import Transpose
+from graphattn.graphs.relabel import Transpose
 from graphattn.graphs.structure import is_simple, is_symmetric
 from tests.graphs import truth
 from tests.graphs.agree import assert_is, assert_same_structure

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy
 import torch
@@ -72,3 +73,10 @@ def grid(value: object) -> tuple[int, ...]:
         cells *= size
     integer("the number of cells", cells)
     return shape
+
+
+def items(name: str, values: object) -> list[Any]:
+    """The items of whatever can be iterated over, but for a string."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be several, as a list, got {type(values).__name__}")
+    return list(values)

@@ -48,7 +48,22 @@ class CSR(NamedTuple):
 @fact
 def edge_index(graph: Graph) -> Tensor:
     dst, src = graph.edges()
-    return torch.stack([src, dst]).to(graph.device)
+    index = torch.stack([src, dst]).to(graph.device)
+    check_range(index, graph.num_dst, graph.num_src)
+    return index
+
+
+def check_range(index: Tensor, num_dst: int, num_src: int) -> None:
+    """Raise IndexError if an edge, a column of (2, E), names a node that does not exist."""
+    if index.shape[1] == 0:
+        return
+    for row, what, count in ((0, "source", num_src), (1, "destination", num_dst)):
+        low, high = (int(bound) for bound in index[row].aminmax())
+        if low < 0 or high >= count:
+            raise IndexError(
+                f"edge_index holds the {what} {low if low < 0 else high}, out of range for "
+                f"{count} {what} nodes (0..{count - 1})"
+            )
 
 
 @fact

@@ -16,6 +16,10 @@ KEPT = "_kept_"
 """Attributes of a graph that begin with this are facts: derived, and never copied or pickled."""
 
 
+FACTS: dict[str, fact] = {}
+"""Every fact, by the attribute that keeps it."""
+
+
 def constant_when_compiled(function: Callable[..., T]) -> Callable[..., T]:
     """Run a function while torch.compile traces, and take its result for a constant.
 
@@ -49,6 +53,7 @@ class fact(Generic[T]):
         self.key = KEPT + re.sub(r"\W", "_", f"{default.__module__}_{default.__name__}")
         self.rules = singledispatch(default)
         self.register = self.rules.register
+        FACTS[self.key] = self
         update_wrapper(self, default)
 
     def __call__(self, graph: Graph) -> T:

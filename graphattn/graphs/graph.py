@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphattn.graphs import csr as _csr
 from graphattn.graphs import structure
-from graphattn.graphs.facts import KEPT, constant_when_compiled, fact
+from graphattn.graphs.facts import FACTS, KEPT, constant_when_compiled, fact
 from graphattn.graphs.memory import require
 
 if TYPE_CHECKING:
@@ -128,6 +128,18 @@ class Graph(ABC):
                 object.__setattr__(self, key, compute(self, *args))
         return True
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """A fact that nobody asked for yet.
+
+            This is how the guards of compiled code ask a graph that they have not seen; without an
+            answer, every new graph would be compiled anew.
+            """
+            if name not in FACTS:
+                raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+            return FACTS[name](self)
+
     # Place
 
     @property
@@ -165,7 +177,7 @@ class Graph(ABC):
     @property
     def T(self) -> Graph:
         """Every edge turned around."""
-        return _combine().transpose(self)
+        return _relabel().transpose(self)
 
     def with_self_loops(self) -> Graph:
         """Every node also attends to itself."""
@@ -185,7 +197,7 @@ class Graph(ABC):
             ValueError: If destinations and sources are not the same nodes, or `order` is not a
                 permutation of them.
         """
-        return _combine().permuted(self, order)
+        return _relabel().permuted(self, order)
 
     def rows(self, start: int, stop: int) -> Graph:
         """Destinations `start` to `stop` (exclusive) alone, numbered from 0; all the sources.
@@ -195,7 +207,7 @@ class Graph(ABC):
             >>> ga.causal(5).rows(3, 5).in_degree().tolist()
             [4, 5]
         """
-        return _combine().rows(self, start, stop)
+        return _relabel().rows(self, start, stop)
 
     # Other libraries
 
@@ -294,6 +306,12 @@ def _combine() -> Any:
     return combine
 
 
+def _relabel() -> Any:
+    from graphattn.graphs import relabel
+
+    return relabel
+
+
 def require_edges(graph: Graph, num_edges: int) -> None:
     """Raise MemoryError if listing that many edges can't fit; to be asked before listing."""
     require(
@@ -314,3 +332,20 @@ def destinations(graph: Graph) -> Tensor:
         "take a smaller graph, or a batch of small ones",
     )
     return torch.arange(graph.num_dst, device=graph.device)
+
+
+def require_graph(value: object) -> Graph:
+    """The value, if it is a graph; else a TypeError."""
+    if not isinstance(value, Graph):
+        raise TypeError(f"expected a graph, got {type(value).__name__} {value!r:.60}")
+    return value
+
+
+def num_nodes(graph: Graph, what: str) -> int:
+    """Number of nodes, if sources and destinations are the same; else a ValueError."""
+    if graph.num_dst != graph.num_src:
+        raise ValueError(
+            f"{what} a graph from a set of nodes to itself, got {graph.num_src} sources and "
+            f"{graph.num_dst} destinations"
+        )
+    return graph.num_dst

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs.checks import integer, integers, tensor
-from graphattn.graphs.csr import has_listed_edge
+from graphattn.graphs.csr import check_range, has_listed_edge
 from graphattn.graphs.graph import Graph, on_device
 
 if TYPE_CHECKING:
@@ -80,14 +80,7 @@ def from_edges(
     if index.ndim != 2 or len(index) != 2:
         hint = "; transpose it" if index.ndim == 2 and index.shape[1] == 2 else ""
         raise ValueError(f"edge_index must have shape (2, E), got {tuple(index.shape)}{hint}")
-    for row, what, count in ((0, "source", num_src), (1, "destination", num_dst)):
-        if index.shape[1]:
-            low, high = (int(bound) for bound in index[row].aminmax())
-            if low < 0 or high >= count:
-                raise IndexError(
-                    f"edge_index holds the {what} {low if low < 0 else high}, out of range for "
-                    f"{count} {what} nodes (0..{count - 1})"
-                )
+    check_range(index, num_dst, num_src)
     src, dst = index
     return EdgeList(src, dst, num_dst, num_src)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from graphattn.graphs.csr import sorted_keys
-from graphattn.graphs.facts import constant_when_compiled, fact
+from graphattn.graphs.facts import fact
 from graphattn.graphs.graph import Graph
 from graphattn.graphs.memory import free_bytes, human
-from graphattn.graphs.structure import as_blocks, as_intervals
+from graphattn.graphs.structure import is_simple
 from graphattn.kernels.problem import Kernel, Problem
 from graphattn.kernels.sdpa import grid_bias, scaled_dot_product
 
@@ -18,22 +17,10 @@ EDGE_OVER_PAIR = 20.0
 
 
 @fact
-def parallel_edges(graph: Graph) -> bool:
-    """Whether some pair is joined by more than one edge."""
-    if as_intervals(graph) is not None or as_blocks(graph) is not None:
-        return False  # known without listing the edges
-    keys = sorted_keys(graph)
-    return bool((keys[1:] == keys[:-1]).any())
-
-
-@fact
-def is_sparse(graph: Graph) -> bool:
-    """Whether so few pairs are edges that scoring each edge alone is faster."""
-    return graph.density * EDGE_OVER_PAIR < 1
-
-
-@constant_when_compiled
-def how_sparse(graph: Graph) -> str:
+def too_sparse(graph: Graph) -> str | None:
+    """Why scoring each edge alone is faster, if it is."""
+    if graph.density * EDGE_OVER_PAIR >= 1:
+        return None
     return (
         f"{100 * graph.density:.3g}% of all pairs are edges; scoring all pairs pays from "
         f"{100 / EDGE_OVER_PAIR:.3g}% on"
@@ -49,13 +36,13 @@ def unsupported(problem: Problem) -> str | None:
     needed, free = graph.num_dst * graph.num_src * item, free_bytes(problem.query.device)
     if needed > free:
         return f"the mask takes {human(needed)}, and {human(free)} are free"
-    if parallel_edges(graph):
+    if not is_simple(graph):
         return "the graph has parallel edges, and a mask can't count them"
     return None
 
 
 def declines(problem: Problem) -> str | None:
-    return how_sparse(problem.graph) if is_sparse(problem.graph) else None
+    return too_sparse(problem.graph)
 
 
 def run(problem: Problem) -> Tensor:

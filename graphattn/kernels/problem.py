@@ -157,10 +157,12 @@ def _check_alike(name: str, tensor: Tensor, query: Tensor) -> None:
 def _check_shapes(problem: Problem) -> None:
     query, key, value, graph = problem.query, problem.key, problem.value, problem.graph
     if query.shape[-3] != graph.num_dst:
+        remedy = f"build the graph with num_dst={query.shape[-3]}"
+        if query.shape[-2] == graph.num_dst:
+            remedy = "bring (batch, heads, nodes, head_dim) into order with transpose(-3, -2)"
         raise ValueError(
             f"graph has {graph.num_dst} destination nodes but query holds {query.shape[-3]} "
-            f"(shape {tuple(query.shape)}, nodes third from the end); "
-            f"build the graph with num_dst={query.shape[-3]}"
+            f"(shape {tuple(query.shape)}, nodes third from the end); {remedy}"
         )
     if key.shape[-3] != graph.num_src:
         raise ValueError(

@@ -13,15 +13,18 @@ from torch import Tensor
 
 from graphattn.biases import bias_of_edges
 from graphattn.graphs.memory import free_bytes, human
+from graphattn.graphs.structure import LISTED_EDGE_BYTES
 from graphattn.kernels.problem import Kernel, Problem
 from graphattn.segments import segment_softmax, segment_sum
 
 
 def unsupported(problem: Problem) -> str | None:
     query, value = problem.query, problem.value
+    # Of each pair: query, key and their product, value and message, and four numbers a head.
+    numbers = 3 * query.shape[-1] + 2 * value.shape[-1] + 4
     pairs = problem.graph.num_edges * problem.heads * query.shape[:-3].numel()
-    item = max(4, query.element_size())
-    needed = pairs * (2 * query.shape[-1] + value.shape[-1]) * item
+    needed = pairs * numbers * max(4, query.element_size())
+    needed += problem.graph.num_edges * LISTED_EDGE_BYTES
     free = free_bytes(query.device)
     if needed > free:
         return f"the gathered pairs take {human(needed)}, and {human(free)} are free"

@@ -1,0 +1,89 @@
+"""Global tokens: a few nodes that hear all and are heard by all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphattn.graphs.checks import integer, integers, items
+from graphattn.graphs.csr import pair_keys, pairs_of
+from graphattn.graphs.graph import Graph, require_edges
+from graphattn.graphs.structure import Intervals, as_intervals, count_edges, is_simple, is_symmetric
+
+
+@dataclass(frozen=True, repr=False)
+class Hubs(Graph):
+    num_dst: int
+    num_src: int
+    nodes: tuple[int, ...]
+
+    def edges(self) -> tuple[Tensor, Tensor]:
+        require_edges(self, 2 * self.num_dst * len(self.nodes))
+        every = torch.arange(self.num_dst, device=self.device).repeat(len(self.nodes))
+        hub = torch.tensor(self.nodes, dtype=torch.int64, device=self.device)
+        hub = hub.repeat_interleave(self.num_dst)
+        keys = torch.cat([pair_keys(every, hub, self.num_src), pair_keys(hub, every, self.num_src)])
+        return pairs_of(keys.unique(), self.num_src)
+
+    def has_edge(self, dst, src):
+        found = False
+        for node in self.nodes:
+            found = found | (dst == node) | (src == node)
+        return found if self.nodes else (dst < 0) & (src < 0)
+
+    def __str__(self) -> str:
+        return f"hubs({self.num_dst}, {list(self.nodes)})"
+
+
+@count_edges.register
+def _(graph: Hubs) -> int:
+    return graph.num_dst**2 - (graph.num_dst - len(graph.nodes)) ** 2
+
+
+@as_intervals.register
+def _(graph: Hubs) -> Intervals | None:
+    """Hubs side by side are the interval that all others attend to."""
+    hubs = torch.tensor(graph.nodes, dtype=torch.int64, device=graph.device)
+    first, last = (graph.nodes[0], graph.nodes[-1] + 1) if graph.nodes else (0, 0)
+    if last - first != len(hubs):
+        return None
+    start, stop = (torch.full((graph.num_dst,), end, device=graph.device) for end in (first, last))
+    return Intervals(start.index_fill(0, hubs, 0), stop.index_fill(0, hubs, graph.num_src))
+
+
+@is_symmetric.register
+def _(graph: Hubs) -> bool:
+    return True
+
+
+def hubs(n: int, nodes: Iterable[int]) -> Graph:
+    """Global tokens: they hear all nodes and all nodes hear them (Longformer 2020, section 3.1).
+
+    Args:
+        n: Number of nodes.
+        nodes: Which of them are hubs.
+
+    Returns:
+        A graph on n nodes: an edge wherever one end is a hub.
+
+    Raises:
+        IndexError: If a hub is not a node.
+
+    Example:
+        >>> hubs(4, [0]).mask().int().tolist()
+        [[1, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+    """
+    n = integer("n", n)
+    found = sorted(set(integers("nodes", items("nodes", nodes)).tolist()))
+    for node in found:
+        if not 0 <= node < n:
+            raise IndexError(f"hub {node} is not among the nodes 0..{n - 1}")
+    return Hubs(n, n, tuple(found))
+
+
+@is_simple.register
+def _(graph: Hubs) -> bool:
+    return True

@@ -1,0 +1,162 @@
+"""The same edges seen otherwise: turned around, renumbered, or some rows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphattn.graphs.checks import integer, integers, items
+from graphattn.graphs.csr import pair_keys, pairs_of
+from graphattn.graphs.graph import Graph, num_nodes, on_device
+from graphattn.graphs.sequence import Complete, edges_of_intervals
+from graphattn.graphs.structure import (
+    Intervals,
+    as_intervals,
+    count_edges,
+    count_intervals,
+    is_simple,
+    is_symmetric,
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Transpose(Graph):
+    graph: Graph
+
+    @property
+    def num_dst(self) -> int:
+        return self.graph.num_src
+
+    @property
+    def num_src(self) -> int:
+        return self.graph.num_dst
+
+    def edges(self) -> tuple[Tensor, Tensor]:
+        turned = self.graph.csc()
+        return turned.row, turned.index
+
+    def has_edge(self, dst, src):
+        return self.graph.has_edge(src, dst)
+
+    def __str__(self) -> str:
+        return f"{self.graph}.T"
+
+
+@dataclass(frozen=True, repr=False)
+class Permuted(Graph):
+    graph: Graph
+    order: Tensor
+    place: Tensor  # place[order[i]] = i
+
+    @property
+    def num_dst(self) -> int:
+        return self.graph.num_dst
+
+    @property
+    def num_src(self) -> int:
+        return self.graph.num_src
+
+    def edges(self) -> tuple[Tensor, Tensor]:
+        src, dst = self.graph.edge_index
+        keys = pair_keys(self.place[dst], self.place[src], self.num_src)
+        return pairs_of(keys.sort().values, self.num_src)
+
+    def has_edge(self, dst, src):
+        both_numbers = not isinstance(dst, Tensor) and not isinstance(src, Tensor)
+        found = self.graph.has_edge(self.order[dst], self.order[src])
+        return bool(found) if both_numbers else found
+
+    def __str__(self) -> str:
+        return f"{self.graph}.permuted(...)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Permuted):
+            return NotImplemented
+        return self.graph == other.graph and torch.equal(self.order, other.order.to(self.device))
+
+    def __hash__(self) -> int:
+        return hash((self.graph, len(self.order)))
+
+
+@dataclass(frozen=True, repr=False)
+class Rows(Graph):
+    graph: Graph
+    start: int
+    stop: int
+
+    @property
+    def num_dst(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def num_src(self) -> int:
+        return self.graph.num_src
+
+    def edges(self) -> tuple[Tensor, Tensor]:
+        if (intervals := as_intervals(self)) is not None:
+            return edges_of_intervals(self, *intervals)
+        rows = self.graph.csr()
+        first, last = rows.ptr[self.start], rows.ptr[self.stop]
+        return rows.row[first:last] - self.start, rows.index[first:last]
+
+    def has_edge(self, dst, src):
+        return self.graph.has_edge(dst + self.start, src)
+
+    def __str__(self) -> str:
+        return f"{self.graph}.rows({self.start}, {self.stop})"
+
+
+@as_intervals.register
+def _(graph: Rows) -> Intervals | None:
+    if (intervals := as_intervals(graph.graph)) is None:
+        return None
+    start, stop = intervals
+    return Intervals(start[graph.start : graph.stop], stop[graph.start : graph.stop])
+
+
+@count_edges.register
+def _(graph: Transpose | Permuted) -> int:
+    return graph.graph.num_edges
+
+
+@is_simple.register
+def _(graph: Transpose | Permuted) -> bool:
+    return is_simple(graph.graph)
+
+
+def transpose(graph: Graph) -> Graph:
+    """Every edge turned around; `graph.T`."""
+    if is_symmetric(graph):
+        return graph
+    if isinstance(graph, Complete):
+        return on_device(Complete(graph.num_src, graph.num_dst), graph.device)
+    return (
+        graph.graph if isinstance(graph, Transpose) else on_device(Transpose(graph), graph.device)
+    )
+
+
+def permuted(graph: Graph, order: Tensor | Iterable[int]) -> Graph:
+    """The graph renumbered; see `Graph.permuted`."""
+    n = num_nodes(graph, "a permutation needs")
+    order = integers("order", order if isinstance(order, Tensor) else items("order", order))
+    order = order.to(graph.device)
+    place = torch.arange(n, device=graph.device)
+    if order.shape != (n,) or not torch.equal(order.sort().values, place):
+        raise ValueError(
+            f"order must hold each of 0..{n - 1} once, got {order.numel()} numbers "
+            f"of shape {tuple(order.shape)}"
+        )
+    inverse = torch.empty_like(order).scatter_(0, order, place)
+    return on_device(Permuted(graph, order, inverse), graph.device)
+
+
+def rows(graph: Graph, start: int, stop: int) -> Graph:
+    """Some destinations of a graph; see `Graph.rows`."""
+    stop = integer("stop", stop, high=graph.num_dst)
+    return on_device(Rows(graph, integer("start", start, high=stop), stop), graph.device)
+
+
+count_edges.register(Rows)(count_intervals)
