@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,57 +17,89 @@ from graphattn.kernels.sdpa import scaled_dot_product
 
 
 class Nodes(NamedTuple):
-    """Nodes of equal blocks, one block after the other.
+    """How the nodes of one side are brought into the order of the blocks, and back.
 
-    `index` (blocks * size,) int64; `start` is the first of them if they are consecutive, so that
-    a slice can take them without a copy, else None.
+    groups: For each size of block its nodes, one block after the other, int64 (blocks * size,).
+    start: For each node, how many nodes are in the groups before its own, int64 (nodes,).
+    length: How many are in its group.
+    within: Its place there; -1 if it is in no block.
+    isolated: Whether there is such a node.
+    in_order: Whether the nodes of a single group are 0, 1, 2, ...
     """
 
-    index: Tensor
-    start: int | None
+    groups: tuple[Tensor, ...]
+    start: Tensor
+    length: Tensor
+    within: Tensor
+    isolated: bool
+    in_order: bool
 
-    def take(self, x: Tensor, size: int) -> Tensor:
-        """(*batch, nodes, heads, head_dim) -> (*batch, blocks, size, heads, head_dim)."""
-        if self.start is None:
-            taken = x.index_select(-3, self.index)
-        else:
-            taken = x.narrow(-3, self.start, len(self.index))
-        return taken.unflatten(-3, (-1, size))
+    def rows(self, batch: int) -> Tensor:
+        """The flat (batch, node) of every row: group by group, in each batch by batch."""
+        offset = torch.arange(batch, device=self.start.device)[:, None] * len(self.start)
+        return torch.cat([(offset + group).view(-1) for group in self.groups])
+
+    def places(self, batch: int) -> Tensor:
+        """The row of every flat (batch, node); one past the last row for a node in no block."""
+        offset = torch.arange(batch, device=self.start.device)[:, None]
+        place = batch * self.start + offset * self.length + self.within
+        past = batch * sum(len(group) for group in self.groups)
+        return torch.where(self.within < 0, past, place).view(-1)
 
 
 class Layout(NamedTuple):
-    """`groups`: destinations, sources and the blocks themselves, for each size of block.
+    """The blocks of a graph, one entry for each size, and the order of nodes that they need."""
 
-    `place` (num_dst,): where each destination is in the concatenated outputs; one past the end if
-    it is in no block; None if the outputs are in order as they are.
-    """
-
-    groups: tuple[tuple[Nodes, Nodes, Block], ...]
-    place: Tensor | None
-    isolated: bool
+    blocks: tuple[Block, ...]
+    dst: Nodes
+    src: Nodes
 
 
 @fact
 def layout(graph: Graph) -> Layout | None:
     """How a graph is cut into blocks; None if it is not, or has none."""
-    blocks = as_blocks(graph)
-    if blocks is None or not blocks.groups:
+    found = as_blocks(graph)
+    if found is None or not found.groups:
         return None
-    groups = tuple((_nodes(block.dst), _nodes(block.src), block) for block in blocks.groups)
-    order = torch.cat([dst.index for dst, _, _ in groups])
-    in_order = torch.arange(graph.num_dst, device=graph.device)
-    if torch.equal(order, in_order):
-        return Layout(groups, None, isolated=False)
-    place = torch.full_like(in_order, len(order))
-    place[order] = torch.arange(len(order), device=graph.device)
-    return Layout(groups, place, isolated=len(order) < graph.num_dst)
+    dst = _nodes([block.dst for block in found.groups], graph.num_dst)
+    src = _nodes([block.src for block in found.groups], graph.num_src)
+    return Layout(found.groups, dst, src)
 
 
-def _nodes(index: Tensor) -> Nodes:
-    index = index.reshape(-1)
-    first = int(index[0])
-    consecutive = torch.equal(index - first, torch.arange(len(index), device=index.device))
-    return Nodes(index, first if consecutive else None)
+def _nodes(groups: list[Tensor], num_nodes: int) -> Nodes:
+    flat = tuple(group.reshape(-1) for group in groups)
+    start, length, within = (flat[0].new_full((num_nodes,), fill) for fill in (0, 0, -1))
+    before = 0
+    for group in flat:
+        start[group], length[group] = before, len(group)
+        within[group] = torch.arange(len(group), device=group.device)
+        before += len(group)
+    node = torch.arange(num_nodes, device=start.device)
+    in_order = len(flat) == 1 and torch.equal(flat[0], node)
+    return Nodes(flat, start, length, within, before < num_nodes, in_order)
+
+
+class Rearrange(torch.autograd.Function):
+    """Rows `x[index]`; its gradient is `grad[back]`, a gather too and not a scatter.
+
+    Row len(x) stands for zeros, and so does row len(grad), where the flags say so.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, index: Tensor, back: Tensor, zeros: bool, zeros_back: bool
+    ) -> Tensor:
+        ctx.save_for_backward(index, back)
+        ctx.zeros = zeros, zeros_back
+        if zeros:
+            x = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        index, back = ctx.saved_tensors
+        zeros, zeros_back = ctx.zeros
+        return Rearrange.apply(grads[0], back, index, zeros_back, zeros), None, None, None, None
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -80,36 +113,54 @@ def unsupported(problem: Problem) -> str | None:
 def run(problem: Problem) -> Tensor:
     cut = layout(problem.graph)
     assert cut is not None
-    query, value = problem.query, problem.value
-    rows = [_attend(problem, *group) for group in cut.groups]  # (*batch, nodes, heads, value_dim)
-    if cut.isolated:
-        rows.append(query.new_zeros(*query.shape[:-3], 1, query.shape[-2], value.shape[-1]))
-    out = torch.cat(rows, dim=-3) if len(rows) > 1 else rows[0]
-    return out if cut.place is None else out.index_select(-3, cut.place)
+    batch = problem.query.shape[:-3]
+    queries = _cut(problem.query, cut.dst, [block.dst for block in cut.blocks])
+    keys = _cut(problem.key, cut.src, [block.src for block in cut.blocks])
+    values = _cut(problem.value, cut.src, [block.src for block in cut.blocks])
+    outs = [
+        _attend(problem, *group).flatten(0, -3)
+        for group in zip(cut.blocks, queries, keys, values, strict=True)
+    ]
+    return _join(torch.cat(outs) if len(outs) > 1 else outs[0], cut.dst, batch)
 
 
-def _attend(problem: Problem, dst: Nodes, src: Nodes, block: Block) -> Tensor:
+def _cut(x: Tensor, nodes: Nodes, blocks: list[Tensor]) -> list[Tensor]:
+    """(*batch, nodes, heads, dim) -> (*batch, blocks, size, heads, dim) for each size."""
+    batch, size = x.shape[:-3], math.prod(x.shape[:-3])
+    x = x.reshape(size * x.shape[-3], *x.shape[-2:])
+    if not nodes.in_order:
+        rows, places = nodes.rows(size), nodes.places(size)
+        x = Rearrange.apply(x, rows, places, False, nodes.isolated)  # pyright: ignore
+    parts = x.split([size * block.numel() for block in blocks])
+    return [
+        part.unflatten(0, (*batch, *block.shape)) for part, block in zip(parts, blocks, strict=True)
+    ]
+
+
+def _join(x: Tensor, nodes: Nodes, batch: torch.Size) -> Tensor:
+    """(rows, heads, dim) -> (*batch, nodes, heads, dim); 0 for nodes in no block."""
+    size = math.prod(batch)
+    if not nodes.in_order:
+        x = Rearrange.apply(x, nodes.places(size), nodes.rows(size), nodes.isolated, False)
+    return x.reshape(*batch, len(nodes.start), *x.shape[1:])
+
+
+def _attend(problem: Problem, block: Block, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """(*batch, blocks, size, heads, dim) each -> (*batch, blocks, size, heads, value_dim)."""
     mask, causal = None, block.causal
     if problem.bias is not None:
-        bias = bias_of_grid(
-            problem.bias,
-            problem.graph,
-            problem.heads,
-            block.dst[:, :, None],
-            block.src[:, None, :],
-        )  # (…, blocks, dst, src, heads)
-        mask, causal = bias.movedim(-1, -3), False
-        mask = mask.expand(*problem.query.shape[:-3], *mask.shape[-4:])
-    out = scaled_dot_product(
-        dst.take(problem.query, block.dst.shape[1]),
-        src.take(problem.key, block.src.shape[1]),
-        src.take(problem.value, block.src.shape[1]),
+        dst, src = block.dst[:, :, None], block.src[:, None, :]
+        bias = bias_of_grid(problem.bias, problem.graph, problem.heads, dst, src)
+        mask, causal = bias.movedim(-1, -3), False  # (…, blocks, heads, dst, src)
+    return scaled_dot_product(
+        query,
+        key,
+        value,
         mask=mask,
         causal=causal,
         scale=problem.scale,
         dropout=problem.dropout,
     )
-    return out.flatten(-4, -3)
 
 
 KERNEL = Kernel(
