@@ -52,11 +52,13 @@ def table(rows: list[dict[str, str]], width: int = 118) -> str:
     return "\n".join(lines)
 
 
-def row_of(name: str, result: dict[str, Any], promise: str, kept: bool) -> dict[str, str]:
+def row_of(
+    name: str, result: dict[str, Any], seconds: float, promise: str, kept: bool
+) -> dict[str, str]:
     graphs = result["graphs"]
     plans = dict.fromkeys(f"{graph['kernel']}: {graph['why']}" for graph in graphs)
     return {
-        "example": f"{name} ({result['seconds']:.0f} s)",
+        "example": f"{name}, {seconds:.0f} s",
         "graph": ", ".join(graph["graph"] for graph in graphs),
         "edges": ", ".join(f"{graph['edges']:,}" for graph in graphs),
         "kernel, why": "; ".join(plans),
@@ -72,15 +74,18 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     passed_on = ["--runs", options.runs] + ["--resume"] * options.resume
 
-    start, rows, missed = time.perf_counter(), [], []
+    rows, missed, total = [], [], 0.0
     for name, (command, promise, keeps) in EXAMPLES.items():
         print(f"\n== {' '.join(command)} ==", flush=True)
+        start = time.perf_counter()
         subprocess.run([sys.executable, *command, *passed_on], cwd=ROOT, check=True)
+        seconds = time.perf_counter() - start
         result = json.loads((ROOT / options.runs / name / "result.json").read_text())
         kept = keeps(result)
-        rows.append(row_of(name, result, promise, kept))
+        rows.append(row_of(name, result, seconds, promise, kept))
         missed += [] if kept else [name]
-    print(f"\n{table(rows)}\nall in {time.perf_counter() - start:.0f} s")
+        total += seconds
+    print(f"\n{table(rows)}\nall in {total:.0f} s")
     if missed:
         raise SystemExit(f"missed what was promised: {', '.join(missed)}")
 

@@ -51,7 +51,7 @@ def check(case: Case, backend: str = "aot_eager", **options) -> None:
 
 
 SHIFTED = ga.shifted_windows(9, 3, 1)
-SPARSE = ga.causal(40) & ga.sliding_window(40, 1)  # edge by edge: too few for a mask
+SPARSE = ga.causal(200) & ga.sliding_window(200, 1)  # edge by edge: too few for a mask
 CASES = [
     Case("complete", ga.complete(7), batch=(2,)),
     Case("causal", ga.causal(7)),

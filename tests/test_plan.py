@@ -21,7 +21,7 @@ def inputs(graph: ga.Graph, heads: int = 2, kv_heads: int = 2):
 
 
 FULL_HUBS = ga.hubs(5, range(5))
-SPARSE = ga.sliding_window(400, 3)
+SPARSE = ga.sliding_window(400, 1)
 
 PICKS = [
     (ga.complete(64), "dense"),
