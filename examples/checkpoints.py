@@ -103,6 +103,7 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(content, indent=2) + "\n")
     publish(draft, path)

@@ -1,13 +1,13 @@
-"""A language model learns to write Python, byte by byte; its tokens attend over the graph you choose.
+"""A language model learns to write Python, byte by byte, attending over the graph that you choose.
 
     python examples/lm.py --graph causal
     python examples/lm.py --graph bigbird --text novel.txt --name novel --seconds 600
     accelerate launch examples/lm.py
 
-The text is the source of the standard library of the Python that runs this; whole files are held out
-before anything else happens. The model is compared with bytes counted alone (unigram) and after the
-byte before (bigram). Then it writes a sample; the picture in runs/lm/ shows what each character of a
-line attends to.
+The text is the source of the standard library of the Python that runs this; whole files are held
+out before anything else happens. On them, the model is compared with bytes counted alone (unigram)
+and after the byte before (bigram). Then it writes a sample. The picture in runs/lm/ shows what each
+character of a line attends to.
 """
 
 import math
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
-from pictures import attention_of, attention_over_text
+from pictures import attention_over_text
 from support import Run, parser, plans, positive
 from torch import Tensor
 
@@ -58,16 +58,16 @@ def load_text(path: str | None, context: int) -> tuple[Tensor, Tensor]:
                 f"{path} leaves {len(text)} bytes to {what}, and a context of {context} needs at "
                 f"least {context + 1}; take a longer text, or a smaller --context"
             )
-    train, held_out = (torch.frombuffer(bytearray(text), dtype=torch.uint8) for text in texts)
-    return train[:MOST], held_out[:MOST]
+    train, held_out = (torch.tensor(list(text[:MOST]), dtype=torch.uint8) for text in texts)
+    return train, held_out
 
 
 def counted(train: Tensor, chunks: Tensor) -> dict[str, float]:
     """Bits per byte of chunks (N, n + 1) by a unigram and a bigram model, add-one smoothed."""
-    train, before, after = train.long(), chunks[:, :-1].long(), chunks[:, 1:].long()
+    before, after = chunks[:, :-1].long(), chunks[:, 1:].long()
     unigram = torch.bincount(train, minlength=256) + 1.0
-    bigram = torch.bincount(256 * train[:-1] + train[1:], minlength=256 * 256) + 1.0
-    bigram = bigram.view(256, 256)
+    pairs = 256 * train[:-1].long() + train[1:]
+    bigram = torch.bincount(pairs, minlength=256 * 256).view(256, 256) + 1.0
     return {
         "unigram": -(unigram / unigram.sum())[after].log2().mean().item(),
         "bigram": -(bigram / bigram.sum(1, keepdim=True))[before, after].log2().mean().item(),
@@ -78,14 +78,13 @@ def counted(train: Tensor, chunks: Tensor) -> dict[str, float]:
 def bits_per_byte(run: Run, graph: ga.Graph, chunks: Tensor) -> float:
     """Of the model on chunks (N, n + 1), shared out among the processes."""
     run.model.eval()
-    bits = torch.zeros(2, device=run.accelerator.device)  # their sum, and over how many bytes
-    with run.accelerator.split_between_processes(chunks) as own:
-        for tokens in own.long().to(bits.device).split(64):
-            scores = run.model(tokens[:, :-1], graph).flatten(0, 1)
-            loss = F.cross_entropy(scores, tokens[:, 1:].flatten(), reduction="sum")
-            bits += torch.tensor([loss / math.log(2), len(scores)], device=bits.device)
-    total, count = run.accelerator.reduce(bits, "sum")
-    return (total / count).item()
+    device, bits = run.accelerator.device, torch.tensor(0.0)
+    with run.accelerator.split_between_processes(list(chunks.long().split(64))) as own:
+        for tokens in own:
+            scores = run.model(tokens[:, :-1].to(device), graph).flatten(0, 1).cpu()
+            bits += F.cross_entropy(scores, tokens[:, 1:].flatten(), reduction="sum") / math.log(2)
+    bits = torch.as_tensor(run.accelerator.reduce(bits.to(device)))  # the sum over all processes
+    return bits.item() / chunks[:, 1:].numel()
 
 
 @torch.no_grad()
@@ -111,12 +110,13 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--heads", type=positive, default=4)
     options.add_argument("--batch", type=positive, default=16, help="texts per step and process")
     options.add_argument("--lr", type=float, default=5e-3)
-    options.add_argument("--compile", action="store_true", help="compile the model first")
+    options.add_argument("--compile", action="store_true", help="with torch.compile")
     options.add_argument("--sample", type=positive, default=300, help="bytes to write at the end")
     options = options.parse_args(argv)
 
     train, held_out = load_text(options.text, options.context)
-    chunks = held_out.unfold(0, options.context + 1, options.context)[:1024]  # one byte shared
+    chunks = held_out.unfold(0, options.context + 1, options.context)  # they share end bytes
+    chunks = chunks[:: max(1, len(chunks) // 1024)][:1024]
     graph = GRAPHS[options.graph](options.context)
     set_seed(options.seed)
     model = ga.models.GPT(256, dim=options.dim, depth=options.depth, heads=options.heads)
@@ -136,7 +136,8 @@ def main(argv: list[str] | None = None) -> None:
     bits = {**counted(train, chunks), options.graph: bits_per_byte(run, graph, chunks)}
     if run.accelerator.is_main_process:
         print(f"bits per byte of {chunks.numel():,} held-out bytes")
-        print("\n".join(f"  {name:10} {value:.3f}" for name, value in bits.items()))
+        for name, value in bits.items():
+            print(f"  {name:10} {value:.3f}")
         print(write(model, graph, "def ", options.sample))
         better = 1 - bits[options.graph] / bits["bigram"]
         run.finish(
@@ -144,20 +145,8 @@ def main(argv: list[str] | None = None) -> None:
             result=f"{bits[options.graph]:.2f} bits per byte, {better:.0%} fewer than bigrams",
             bits_per_byte=bits,
             better=better,
-            pictures=[draw(run.folder / "attention.png", model, graph, held_out)],
+            pictures=[attention_over_text(run.folder / "attention.png", model, graph, held_out)],
         )
-
-
-def draw(path: Path, model: ga.models.GPT, graph: ga.Graph, held_out: Tensor) -> str:
-    """What the characters of a held-out line attend to."""
-    lines = bytes(held_out[:20_000].tolist()).decode("latin-1").splitlines()
-    line = next((line for line in lines if 24 <= len(line.strip()) <= 36), lines[0])
-    line = line[: graph.num_dst]
-    tokens = torch.zeros(1, graph.num_dst, dtype=torch.int64)
-    tokens[0, : len(line)] = torch.tensor(list(line.encode("latin-1")))
-    x = model.embedding(tokens.to(model.embedding.weight.device))
-    attention = attention_of(model.blocks, x, [graph] * len(model.blocks))[:, 0]
-    return attention_over_text(path, attention, graph, line)
 
 
 if __name__ == "__main__":

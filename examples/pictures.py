@@ -1,4 +1,4 @@
-"""The pictures that the examples leave: graphs, and attention over images and over text."""
+"""Pictures of attention: over images, and over text."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import graphattn as ga
@@ -42,28 +43,6 @@ def attention_of(blocks: Iterable[Any], x: Tensor, graphs: Sequence[ga.Graph]) -
     return torch.stack(matrices).cpu()
 
 
-def graph_over_image(
-    path: Path, image: Tensor, graphs: Sequence[ga.Graph], grid: tuple[int, int]
-) -> str:
-    """Every different graph over one image (height, width), with what one patch hears marked."""
-    different = list(dict.fromkeys(graphs))
-    figure = Figure(figsize=(4.6 * len(different), 5.2), layout="constrained")
-    height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]  # of a patch, in pixels
-    cells = list(itertools.product(range(grid[0]), range(grid[1])))
-    places = [((x + 0.5) * width - 0.5, (y + 0.5) * height - 0.5) for y, x in cells]
-    marked = cells.index((1, 1))
-    for axes, graph in zip(figure.subplots(1, len(different), squeeze=False)[0], different):
-        show_image(axes, image, grid)
-        for src, dst in graph.without_self_loops().edge_index.T.tolist():
-            show_edge(axes, places[src], places[dst], heard=dst == marked)
-        colors = [ORANGE if node == marked else BLUE for node in range(len(places))]
-        axes.scatter(*zip(*places), s=150, c=colors, zorder=4)
-        heard = graph.in_degree()[marked]
-        title = f"{graph}\n{graph.num_edges} edges; the marked patch hears {heard}"
-        axes.set_title(title, size=9)
-    return save(figure, path)
-
-
 def attention_over_images(
     path: Path, model: ga.models.ViT, graphs: Sequence[ga.Graph], images: Tensor, titles: list[str]
 ) -> str:
@@ -89,16 +68,24 @@ def attention_over_images(
     return save(figure, path)
 
 
-def attention_over_text(path: Path, attention: Tensor, graph: ga.Graph, line: str) -> str:
-    """The sharpest heads of attention (blocks, heads, n, n) over the characters of a line."""
+def attention_over_text(path: Path, model: ga.models.GPT, graph: ga.Graph, held_out: Tensor) -> str:
+    """What each character of a line attends to, in the four sharpest heads of the model."""
+    lines = bytes(held_out[:20_000].tolist()).decode("latin-1").splitlines()
+    fitting = [line for line in lines if 24 <= len(line.strip()) <= 36] or lines[:1]
+    line = max(fitting, key=lambda line: "(" in line)[: graph.num_dst]  # code, if there is any
     n = len(line)
-    attention = attention[..., :n, :n].masked_fill(~graph.mask()[:n, :n].cpu(), torch.nan)
+    tokens = torch.zeros(1, graph.num_dst, dtype=torch.int64)
+    tokens[0, :n] = torch.tensor(list(line.encode("latin-1")))
+    x = model.embedding(tokens.to(model.embedding.weight.device))
+    attention = attention_of(model.blocks, x, [graph] * len(model.blocks))[:, 0, :, :n, :n]
+    attention = attention.masked_fill(~graph.mask()[:n, :n].cpu(), torch.nan)
     sharpness = attention.nan_to_num().amax(dim=-1).mean(dim=-1)  # (blocks, heads)
     figure = Figure(figsize=(11, 11.4), layout="constrained")
+    cmap = colormaps["Oranges"].with_extremes(bad="gainsboro")
     figure.suptitle(f"What each character (row) attends to (column), over {graph}")
     for axes, head in zip(figure.subplots(2, 2).flat, sharpness.flatten().topk(4).indices):
         block, head = divmod(int(head), attention.shape[1])
-        axes.imshow(attention[block, head], cmap="viridis", vmin=0, vmax=1)
+        axes.imshow(attention[block, head], cmap=cmap, vmin=0, vmax=1)
         axes.set_xticks(range(n), line, family="monospace")
         axes.set_yticks(range(n), line, family="monospace")
         axes.set_title(f"block {block + 1}, head {head + 1}")
@@ -123,16 +110,6 @@ def show_image(
         axes.axhline(cut * height / grid[0] - 0.5, color="white", linewidth=1)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-
-
-def show_edge(axes: Axes, start: tuple, end: tuple, *, heard: bool) -> None:
-    """An arrow if the node at its end is the one whose edges are marked, else a faint line."""
-    edge = FancyArrowPatch(start, end, connectionstyle="arc3,rad=0.12", shrinkA=5, shrinkB=7)
-    if heard:
-        edge.set(arrowstyle="-|>", mutation_scale=13, color=ORANGE, linewidth=1.8, zorder=3)
-    else:
-        edge.set(arrowstyle="-", color=BLUE, linewidth=0.7, alpha=0.22)
-    axes.add_patch(edge)
 
 
 def save(figure: Figure, path: Path) -> str:

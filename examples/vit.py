@@ -15,7 +15,8 @@ import math
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
-from pictures import attention_over_images, graph_over_image
+from drawings import graph_over_image
+from pictures import attention_over_images
 from sklearn.datasets import fetch_openml, load_digits
 from sklearn.metrics import accuracy_score, confusion_matrix
 from sklearn.model_selection import train_test_split
