@@ -16,6 +16,22 @@ from safetensors import safe_open
 from torch import nn
 
 
+def store(accelerator: Accelerator, model: nn.Module) -> None:
+    """Let checkpoints hold the model itself, not what wraps it when there are several processes.
+
+    Then one process can go on from a checkpoint of many, and many from that of one.
+    """
+
+    def save_plain(models: list, weights: list, folder: str) -> None:
+        weights[:] = [model.state_dict()]
+
+    def load_plain(models: list, folder: str) -> None:
+        models[:] = [model]
+
+    accelerator.register_save_state_pre_hook(save_plain)
+    accelerator.register_load_state_pre_hook(load_plain)
+
+
 def newest(folder: Path) -> Path | None:
     """The last complete checkpoint of a run."""
     return max(folder.glob("checkpoint-*"), key=step_of, default=None)

@@ -139,9 +139,7 @@ def report(folder: Path, learned: dict[tuple[str, int], dict]) -> None:
         "as_predicted": as_predicted,
         "hops": hops,
         "accuracy": accuracy,
-        "pictures": [
-            accuracy_by_depth(folder / "accuracy.png", GRAPHS, accuracy, hops, 1 / SECRETS)
-        ],
+        "pictures": [accuracy_by_depth(folder, GRAPHS, accuracy, hops, chance=1 / SECRETS)],
     }
     write_json(folder / "result.json", result)
     print(f"{result['result']}; see {folder}")

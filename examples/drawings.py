@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import networkx
+from heatmaps import BLUE, ORANGE, save, show_image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import PercentFormatter
-from pictures import BLUE, ORANGE, save, show_image
 from torch import Tensor
 
 import graphattn as ga
@@ -25,11 +25,12 @@ def graph_over_image(
     height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]  # of a patch, in pixels
     cells = list(itertools.product(range(grid[0]), range(grid[1])))
     places = [((x + 0.5) * width - 0.5, (y + 0.5) * height - 0.5) for y, x in cells]
-    marked = cells.index((1, 1))
+    marked = len(cells) // 3
     for axes, graph in zip(figure.subplots(1, len(different), squeeze=False)[0], different):
         show_image(axes, image, grid)
         for src, dst in graph.without_self_loops().edge_index.T.tolist():
-            show_edge(axes, places[src], places[dst], heard=dst == marked)
+            if dst == marked or not (src < dst and graph.has_edge(src, dst)):  # else drawn once
+                show_edge(axes, places[src], places[dst], heard=dst == marked)
         colors = [ORANGE if node == marked else BLUE for node in range(len(places))]
         axes.scatter(*zip(*places), s=150, c=colors, zorder=4)
         heard = graph.in_degree()[marked]
@@ -49,7 +50,7 @@ def show_edge(axes: Axes, start: tuple, end: tuple, *, heard: bool) -> None:
 
 
 def accuracy_by_depth(
-    path: Path,
+    folder: Path,
     graphs: dict[str, ga.Graph],
     accuracy: dict[str, dict[int, float]],
     hops: dict[str, int],
@@ -72,7 +73,7 @@ def accuracy_by_depth(
             plotted.text((0.5 + reached) / 2, 0.88, "too far", ha="center", color="dimgray")
     below[0].set_ylabel("how often the last node is right")
     below[0].text(len(depths) + 0.4, chance + 0.02, "chance", ha="right", color="dimgray")
-    return save(figure, path)
+    return save(figure, folder / "accuracy.png")
 
 
 def show_way(axes: Axes, graph: ga.Graph) -> None:

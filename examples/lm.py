@@ -17,19 +17,18 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
-from pictures import attention_over_text
-from support import Run, parser, plans, positive
+from heatmaps import attention_over_text
+from support import Run, add_training, parser, plans
 from torch import Tensor
 
 import graphattn as ga
 from graphattn.models.layers import init_weights
 
 GRAPHS = {  # of the number of tokens; add your own, as long as no token hears a later one
-    "causal": lambda n: ga.causal(n),
+    "causal": ga.causal,
     "window": lambda n: ga.causal(n) & ga.sliding_window(n, n // 8),
     "bigbird": lambda n: (
-        (ga.sliding_window(n, n // 16) | ga.hubs(n, [0, 1]) | ga.expander(n, 4, seed=0))
-        & ga.causal(n)
+        ga.causal(n) & (ga.sliding_window(n, n // 16) | ga.hubs(n, [0, 1]) | ga.expander(n, 4))
     ),
 }
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo"}
@@ -45,10 +44,10 @@ def load_text(path: str | None, context: int) -> tuple[Tensor, Tensor]:
     """
     if path is None:
         path = sysconfig.get_paths()["stdlib"]
-        files = sorted(f for f in Path(path).rglob("*.py") if not LEFT_OUT & set(f.parts))
+        files = sorted(Path(path).rglob("*.py"))
+        files = [f for f in files if not LEFT_OUT & set(f.relative_to(path).parts)]
         pieces = [f.read_bytes() for f in files]
-        texts = [b"".join(piece for i, piece in enumerate(pieces) if i % 20 > 0)]
-        texts += [b"".join(pieces[::20])]
+        texts = [b"".join(p for i, p in enumerate(pieces) if i % 20), b"".join(pieces[::20])]
     else:
         text = Path(path).read_bytes()
         texts = [text[: len(text) * 9 // 10], text[len(text) * 9 // 10 :]]
@@ -58,7 +57,7 @@ def load_text(path: str | None, context: int) -> tuple[Tensor, Tensor]:
                 f"{path} leaves {len(text)} bytes to {what}, and a context of {context} needs at "
                 f"least {context + 1}; take a longer text, or a smaller --context"
             )
-    train, held_out = (torch.tensor(list(text[:MOST]), dtype=torch.uint8) for text in texts)
+    train, held_out = (torch.frombuffer(bytearray(t[:MOST]), dtype=torch.uint8) for t in texts)
     return train, held_out
 
 
@@ -66,8 +65,8 @@ def counted(train: Tensor, chunks: Tensor) -> dict[str, float]:
     """Bits per byte of chunks (N, n + 1) by a unigram and a bigram model, add-one smoothed."""
     before, after = chunks[:, :-1].long(), chunks[:, 1:].long()
     unigram = torch.bincount(train, minlength=256) + 1.0
-    pairs = 256 * train[:-1].long() + train[1:]
-    bigram = torch.bincount(pairs, minlength=256 * 256).view(256, 256) + 1.0
+    bigram = torch.bincount(256 * train[:-1].long() + train[1:], minlength=256**2) + 1.0
+    bigram = bigram.view(256, 256)
     return {
         "unigram": -(unigram / unigram.sum())[after].log2().mean().item(),
         "bigram": -(bigram / bigram.sum(1, keepdim=True))[before, after].log2().mean().item(),
@@ -101,17 +100,11 @@ def write(model: ga.models.GPT, graph: ga.Graph, prompt: str, length: int) -> st
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parser(__doc__, "lm", steps=700, save_every=100)
+    options = parser(__doc__, "lm", steps=700)
+    add_training(options, context=128, dim=128, depth=4, heads=4, batch=16, lr=5e-3)
     options.add_argument("--graph", choices=GRAPHS, default="causal")
     options.add_argument("--text", metavar="FILE", help="learn from this file instead")
-    options.add_argument("--context", type=positive, default=128, help="tokens that are seen")
-    options.add_argument("--dim", type=positive, default=128)
-    options.add_argument("--depth", type=positive, default=4, help="number of blocks")
-    options.add_argument("--heads", type=positive, default=4)
-    options.add_argument("--batch", type=positive, default=16, help="texts per step and process")
-    options.add_argument("--lr", type=float, default=5e-3)
     options.add_argument("--compile", action="store_true", help="with torch.compile")
-    options.add_argument("--sample", type=positive, default=300, help="bytes to write at the end")
     options = options.parse_args(argv)
 
     train, held_out = load_text(options.text, options.context)
@@ -135,10 +128,9 @@ def main(argv: list[str] | None = None) -> None:
 
     bits = {**counted(train, chunks), options.graph: bits_per_byte(run, graph, chunks)}
     if run.accelerator.is_main_process:
-        print(f"bits per byte of {chunks.numel():,} held-out bytes")
-        for name, value in bits.items():
-            print(f"  {name:10} {value:.3f}")
-        print(write(model, graph, "def ", options.sample))
+        print(f"bits per byte of {chunks[:, 1:].numel():,} held-out bytes")
+        print("".join(f"  {name:10} {value:.3f}\n" for name, value in bits.items()))
+        print(write(model, graph, "def ", length=300))
         better = 1 - bits[options.graph] / bits["bigram"]
         run.finish(
             graphs=plans([graph], options.heads, options.dim // options.heads),

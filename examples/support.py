@@ -1,4 +1,4 @@
-"""What the examples share: their options, a training run that can be killed, and pictures.
+"""What the examples share: their options, and a training run that may be killed at any time.
 
 A run lives in runs/NAME/: checkpoints, pictures, and result.json. All that is random in a step
 depends on the seed and the step alone, so a run that was killed and goes on with --resume sees the
@@ -9,6 +9,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +22,31 @@ from tqdm import tqdm
 
 import graphattn as ga
 
+# Options that may differ when a run goes on; any other makes it another run.
 MAY_CHANGE = {"runs", "name", "steps", "seconds", "save_every", "resume"}
-"""Options that may differ when a run goes on; any other makes it another run."""
 
 
-def parser(
-    doc: str | None, name: str, *, steps: int, save_every: int | None = None
-) -> argparse.ArgumentParser:
+def parser(doc: str | None, name: str, *, steps: int) -> argparse.ArgumentParser:
     """The options that every example has."""
     style = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=doc, formatter_class=style)
     add = options.add_argument
     add("--steps", type=positive, default=steps, help=f"training steps (default {steps})")
     add("--seconds", type=positive, help="train no longer than this; the schedule fits itself in")
-    if save_every:
-        add("--save-every", type=positive, default=save_every, metavar="STEPS", help="default 100")
     add("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     add("--runs", default="runs", help="folder of all runs (default runs)")
     add("--name", default=name, help=f"folder of this run inside it (default {name})")
     add("--seed", type=int, default=0, help="of the initial weights and of all that is drawn")
     return options
+
+
+def add_training(options: argparse.ArgumentParser, *, lr: float, **sizes: int) -> None:
+    """The options of a run that trains one model: sizes by name, such as dim, depth and batch."""
+    add = options.add_argument
+    add("--save-every", type=positive, default=100, metavar="STEPS", help="between checkpoints")
+    add("--lr", type=float, default=lr, help=f"learning rate at its highest (default {lr})")
+    for name, size in sizes.items():
+        add(f"--{name}", type=positive, default=size, help=f"default {size}")
 
 
 def positive(text: str) -> int:
@@ -50,32 +56,22 @@ def positive(text: str) -> int:
 
 
 class Run:
-    """A training run. Iterating it gives the steps that are left, and saves checkpoints.
-
-    Example:
-        for step in run:
-            run.learn(loss_of(run.model, batch_of(step)))
-    """
+    """A training run: `for step in run: run.learn(loss)` trains, and saves checkpoints."""
 
     def __init__(self, options: argparse.Namespace, model: nn.Module, *, lr: float) -> None:
         self.options, self.lr = options, lr
         self.config = {k: v for k, v in vars(options).items() if k not in MAY_CHANGE}
         self.folder = Path(options.runs, options.name)
-        self.step, self.seconds, self.history, self.metrics = 0, 0.0, [], {}
+        self.step, self.saved, self.seconds, self.history, self.metrics = 0, 0, 0.0, [], {}
         self.accelerator = Accelerator()
         optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.05)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.plain_model = model  # without the wrapper that several processes need
-        self.accelerator.register_save_state_pre_hook(
-            lambda models, weights, folder: weights.__setitem__(0, model.state_dict())
-        )
-        self.accelerator.register_load_state_pre_hook(
-            lambda models, folder: models.__setitem__(0, model)
-        )
+        checkpoints.store(self.accelerator, model)
         if options.resume and (last := checkpoints.newest(self.folder)) is not None:
             state = checkpoints.load(self.accelerator, last, model, self.config)
-            self.step, self.seconds = state["step"], state["seconds"]
-            self.history = state["history"]
+            self.step = self.saved = state["step"]
+            self.seconds, self.history = state["seconds"], state["history"]
             self.accelerator.print(f"going on from {last}")
         elif self.accelerator.is_main_process:
             checkpoints.set_aside(self.folder)
@@ -84,6 +80,7 @@ class Run:
     def __iter__(self) -> Iterator[int]:
         bar = tqdm(
             total=1.0,
+            initial=min(self.used(), 1.0),
             desc=self.options.name,
             mininterval=0.5,
             disable=not self.accelerator.is_main_process,
@@ -102,7 +99,7 @@ class Run:
             bar.update(used - bar.n)
             if self.step % self.options.save_every == 0:
                 self.save()
-        if self.step % self.options.save_every:
+        if self.step != self.saved:
             self.save()
         bar.update(1 - bar.n)
         bar.close()
@@ -132,16 +129,13 @@ class Run:
     def save(self) -> None:
         state = {name: getattr(self, name) for name in ("step", "seconds", "history", "config")}
         checkpoints.save(self.accelerator, self.folder, state)
+        self.saved = self.step
 
     def finish(self, **result: Any) -> None:
         """Write result.json and say where it is."""
-        result = {
-            "example": self.options.name,
-            "steps": self.step,
-            "seconds": self.seconds,
-            **result,
-        }
-        checkpoints.write_json(self.folder / "result.json", {**result, "history": self.history})
+        counts = {"example": self.options.name, "steps": self.step, "seconds": self.seconds}
+        result = {**counts, **result, "history": self.history}
+        checkpoints.write_json(self.folder / "result.json", result)
         print(f"{result['result']}; see {self.folder}")
 
 
@@ -149,8 +143,7 @@ def plans(graphs: list[ga.Graph], heads: int, head_dim: int) -> list[dict[str, A
     """Of each different graph, for result.json: its size, the kernel that runs it, and why."""
     rows = []
     for graph in dict.fromkeys(graphs):
-        query = torch.empty(graph.num_dst, heads, head_dim, device=graph.device)
+        query = torch.empty(graph.num_dst, heads, head_dim)
         plan = ga.explain(query, query, query, graph)
-        row = {"graph": str(graph), "edges": graph.num_edges, "kernel": plan.kernel}
-        rows.append({**row, "why": plan.why})
+        rows.append({"graph": str(graph), "edges": graph.num_edges, **asdict(plan)})
     return rows

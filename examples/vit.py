@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
 from drawings import graph_over_image
-from pictures import attention_over_images
+from heatmaps import attention_over_images
 from sklearn.datasets import fetch_openml, load_digits
 from sklearn.metrics import accuracy_score, confusion_matrix
 from sklearn.model_selection import train_test_split
-from support import Run, parser, plans, positive
+from support import Run, add_training, parser, plans, positive
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -73,15 +73,11 @@ def augment(images: Tensor) -> Tensor:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = parser(__doc__, "vit", steps=1500, save_every=100)
+    options = parser(__doc__, "vit", steps=1500)
+    add_training(options, dim=64, depth=4, heads=4, batch=64, lr=4e-3)
     options.add_argument("--graph", choices=GRAPHS, default="complete")
     options.add_argument("--data", choices=["digits", "mnist"], default="digits")
-    options.add_argument("--patch", type=positive, help="pixels (default: digits 2, mnist 4)")
-    options.add_argument("--dim", type=positive, default=64)
-    options.add_argument("--depth", type=positive, default=4, help="number of blocks")
-    options.add_argument("--heads", type=positive, default=4)
-    options.add_argument("--batch", type=positive, default=64, help="images per step and process")
-    options.add_argument("--lr", type=float, default=4e-3)
+    options.add_argument("--patch", type=positive, help="its side (default: digits 2, mnist 4)")
     options = options.parse_args(argv)
 
     images, labels = load_data(options.data)

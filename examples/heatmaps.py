@@ -16,8 +16,8 @@ from torch import Tensor
 
 import graphattn as ga
 
-BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
-"""Colors that the color-blind can tell apart (Okabe and Ito 2008)."""
+BLUE, ORANGE = "#0072B2", "#D55E00"
+"""Two colors that the color-blind can tell apart (Okabe and Ito 2008)."""
 
 
 @torch.no_grad()
@@ -71,8 +71,8 @@ def attention_over_images(
 def attention_over_text(path: Path, model: ga.models.GPT, graph: ga.Graph, held_out: Tensor) -> str:
     """What each character of a line attends to, in the four sharpest heads of the model."""
     lines = bytes(held_out[:20_000].tolist()).decode("latin-1").splitlines()
-    fitting = [line for line in lines if 24 <= len(line.strip()) <= 36] or lines[:1]
-    line = max(fitting, key=lambda line: "(" in line)[: graph.num_dst]  # code, if there is any
+    fitting = [line for line in lines if 24 <= len(line.strip()) <= len(line) <= 36]
+    line = max(fitting or lines, key=lambda line: ("(" in line, len(line)))[: graph.num_dst][:36]
     n = len(line)
     tokens = torch.zeros(1, graph.num_dst, dtype=torch.int64)
     tokens[0, :n] = torch.tensor(list(line.encode("latin-1")))
@@ -83,12 +83,14 @@ def attention_over_text(path: Path, model: ga.models.GPT, graph: ga.Graph, held_
     figure = Figure(figsize=(11, 11.4), layout="constrained")
     cmap = colormaps["Oranges"].with_extremes(bad="gainsboro")
     figure.suptitle(f"What each character (row) attends to (column), over {graph}")
-    for axes, head in zip(figure.subplots(2, 2).flat, sharpness.flatten().topk(4).indices):
-        block, head = divmod(int(head), attention.shape[1])
-        axes.imshow(attention[block, head], cmap=cmap, vmin=0, vmax=1)
-        axes.set_xticks(range(n), line, family="monospace")
-        axes.set_yticks(range(n), line, family="monospace")
-        axes.set_title(f"block {block + 1}, head {head + 1}")
+    labels = [char if char.isprintable() and char != " " else "␣" for char in line]
+    best = sharpness.flatten().topk(min(4, sharpness.numel())).indices
+    for place, index in enumerate(best.tolist()):
+        block, head = divmod(index, attention.shape[1])
+        axes = figure.add_subplot(2, 2, place + 1, title=f"block {block + 1}, head {head + 1}")
+        axes.imshow(attention[block, head].numpy(), cmap=cmap, vmin=0, vmax=1)
+        axes.set_xticks(range(n), labels, family="monospace")
+        axes.set_yticks(range(n), labels, family="monospace")
     return save(figure, path)
 
 
@@ -99,7 +101,7 @@ def show_image(
     height, width = image.shape
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     heat = torch.zeros(grid) if heat is None else heat
-    axes.imshow(heat, cmap="Oranges", vmin=0, vmax=top, extent=extent)
+    axes.imshow(heat.numpy(), cmap="Oranges", vmin=0, vmax=top, extent=extent)
     inked = image.nonzero().tolist()
     sides = [0.8 * image[y, x].item() ** 0.5 for y, x in inked]
     ink = [Rectangle((x - s / 2, y - s / 2), s, s) for (y, x), s in zip(inked, sides)]
