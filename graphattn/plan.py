@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphattn.kernels import blocks, dense, masked, reference
+from graphattn.kernels import blocks, cpu, dense, masked, reference
 from graphattn.kernels.problem import Kernel, Problem
 
-KERNELS: tuple[Kernel, ...] = (dense.KERNEL, blocks.KERNEL, masked.KERNEL, reference.KERNEL)
+KERNELS: tuple[Kernel, ...] = (
+    dense.KERNEL,
+    blocks.KERNEL,
+    masked.KERNEL,
+    cpu.KERNEL,
+    reference.KERNEL,
+)
 """In order of preference: the first that accepts is taken."""
 
 

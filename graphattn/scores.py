@@ -56,12 +56,16 @@ class Additive:
         if self.activation not in ("tanh", "leaky_relu"):
             raise ValueError(f'activation must be "tanh" or "leaky_relu", got {self.activation!r}')
 
-    def __call__(self, q_i: Tensor, k_j: Tensor, edge: Tensor) -> Tensor:
-        if self.weight.shape != q_i.shape[-2:]:
+    def check(self, query: Tensor) -> None:
+        """Raise ValueError unless the weight fits queries (…, heads, head_dim)."""
+        if self.weight.shape != query.shape[-2:]:
             raise ValueError(
                 f"the weight of an additive score must be (heads, head_dim), here "
-                f"{tuple(q_i.shape[-2:])}, got {tuple(self.weight.shape)}"
+                f"{tuple(query.shape[-2:])}, got {tuple(self.weight.shape)}"
             )
+
+    def __call__(self, q_i: Tensor, k_j: Tensor, edge: Tensor) -> Tensor:
+        self.check(q_i)
         pair = q_i + k_j
         if self.activation == "tanh":
             pair = pair.tanh()

@@ -96,6 +96,33 @@ def as_intervals(graph: Graph) -> Intervals | None:
 
 
 @fact
+def transposed_intervals(graph: Graph) -> Intervals | None:
+    """For each source the destinations `start <= i < stop` that attend to it, if they are so.
+
+    They are wherever the intervals of the destinations begin and end in the order of these.
+    """
+    if (intervals := as_intervals(graph)) is None:
+        return None
+    rows = (intervals.stop > intervals.start).nonzero().squeeze(1)
+    start, stop = intervals.start[rows], intervals.stop[rows]
+    if bool((start.diff() < 0).any()) or bool((stop.diff() < 0).any()):
+        return None
+    source = torch.arange(graph.num_src, device=start.device)
+    first = torch.searchsorted(stop, source, right=True)
+    last = torch.searchsorted(start, source, right=True)  # exclusive
+    heard = last > first
+    first, last = first.masked_fill(~heard, 0), last.masked_fill(~heard, 0)
+    if len(rows) < len(intervals.start):  # destinations that hear nobody may lie between
+        rows = torch.cat([rows, rows[-1:] + 1])
+        spread = torch.where(heard, rows[last - 1] + 1 - rows[first], 0) if len(rows) else last
+        if not torch.equal(spread, last - first):
+            return None
+        begin = rows[first].masked_fill(~heard, 0) if len(rows) else first
+        return Intervals(begin, begin + spread)
+    return Intervals(first, last)
+
+
+@fact
 def as_blocks(graph: Graph) -> Blocks | None:
     """`Blocks` if the graph falls apart into dense graphs, complete or causal."""
     if (intervals := as_intervals(graph)) is not None:

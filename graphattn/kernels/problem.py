@@ -22,6 +22,7 @@ class Problem:
     query (*batch, num_dst, heads, head_dim), key (*batch, num_src, kv_heads, head_dim), value
     (*batch, num_src, kv_heads, value_dim): one dtype, one device, heads a multiple of kv_heads.
     bias: None, (…, E, heads) in edge order, or a function of pairs.
+    edge_key, edge_value: None, or (…, E, kv_heads, head_dim or value_dim) in edge order.
     """
 
     query: Tensor
@@ -33,6 +34,8 @@ class Problem:
     normalizer: Normalizer
     scale: float
     dropout: float
+    edge_key: Tensor | None = None
+    edge_value: Tensor | None = None
 
     @property
     def heads(self) -> int:

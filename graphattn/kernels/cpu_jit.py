@@ -1,0 +1,731 @@
+"""The loops of the CPU kernel, compiled by Numba; `cpu.py` prepares what they are given.
+
+All arrays are one-dimensional. A kernel works through tasks of `UNIT` steps, where a row takes one
+step and each of its edges one more: cut there, no task is longer than another, whatever the
+degrees. Threads draw the tasks from a counter. A row that a cut goes through is computed in parts,
+each in a place of its own, which are merged in order; so results do not depend on the threads.
+
+Within a row, heads go one after the other: the logits of a head are a run of numbers, and its sums
+stay in registers while the edges go by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from graphattn.kernels.simd import (
+    AHEAD,
+    PADDING,
+    add_scaled,
+    add_weighted,
+    dot,
+    dots,
+    exp_sum,
+    fetch_add,
+    fill,
+    get,
+    leaky_relu_gradient,
+    leaky_relu_score,
+    maximum,
+    prefetch,
+    put,
+    scale,
+    softmax_gradient,
+    tanh_gradient,
+    tanh_score,
+)
+
+UNIT = 2048  # steps of a task
+CHUNK = 64  # edges whose rows stay in the first-level cache between their scores and their sums
+
+SCORES = ("dot", "leaky_relu", "tanh")
+DOT, LEAKY_RELU, TANH = range(3)
+
+
+class Form(NamedTuple):
+    """What is known when a kernel is compiled.
+
+    score: Index into SCORES.
+    head_dim, value_dim: 0 if they are known only when it is called.
+    listed: Whether edges are listed, or given as intervals.
+    plain: Whether there is no bias, no feature of edges and no dropout.
+    """
+
+    score: int
+    head_dim: int
+    value_dim: int
+    listed: bool
+    plain: bool
+
+
+class Shape(NamedTuple):
+    """Sizes of a call, as in `Problem`; `batch` is the product of all leading dimensions."""
+
+    batch: int
+    num_dst: int
+    num_src: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    num_edges: int
+
+
+class Rows(NamedTuple):
+    """The edges, grouped by destination or by source.
+
+    ptr: int64 (rows + 1,).
+    index: int32 (E,), the node at the other end; of intervals (rows,), the first such node.
+    edge: The place of each edge in edge order, (E,); empty where that is this order, or not asked.
+    """
+
+    ptr: Any
+    index: Any
+    edge: Any
+
+
+class Inputs(NamedTuple):
+    """Tensors of a call, flat, with the strides that are not plain.
+
+    bias (…, E, heads), edge_key (…, E, kv_heads, head_dim), edge_value (…, E, kv_heads, value_dim):
+    in edge order, empty if there is none; with a stride of the batch that is 0 if it is shared.
+    weight (heads, head_dim): of the additive score, with its slope.
+    drop: A weight is dropped if its 64 random bits are below this; keep: 1 / (1 - dropout).
+    """
+
+    query: Any
+    query_strides: tuple[int, int]  # batch, node
+    key: Any
+    key_strides: tuple[int, int]
+    value: Any
+    value_strides: tuple[int, int]
+    bias: Any
+    bias_stride: int
+    edge_key: Any
+    edge_key_stride: int
+    edge_value: Any
+    edge_value_stride: int
+    weight: Any
+    slope: Any
+    scale: Any
+    zero: Any
+    one: Any
+    seed: Any
+    drop: Any
+    keep: Any
+
+
+class Gradients(NamedTuple):
+    """What backward is given and what it fills; an empty array is one that nobody asked for.
+
+    stats (batch, num_dst, 3, heads): maximum of the logits, 1 / sum of their exponentials, and what
+    the pass by destination adds: sum_j of weight times its gradient.
+    grad_weights (batch, E, heads): instead of grad_out, for the gradient of the weights alone.
+    """
+
+    grad_out: Any
+    out: Any
+    grad_weights: Any
+    stats: Any
+    query: Any
+    key: Any
+    value: Any
+    bias: Any
+    edge_key: Any
+    edge_value: Any
+    weight: Any  # (batch * tasks, heads, head_dim), a part for each task
+
+
+# Without reference counts: their updates would be most of the work. No array is made in here.
+inline = njit(error_model="numpy", forceinline=True, _nrt=False)
+
+
+def compiled(function: Callable) -> Callable:
+    """Compile for the types of the first call, and keep the machine code on disk if possible."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+    try:
+        return njit(function, cache=True, **options)
+    except RuntimeError:  # no folder that can be written to
+        return njit(function, **options)
+
+
+# --- rows and tasks -------------------------------------------------------------------------------
+
+
+@inline
+def num_tasks(ptr):
+    return (ptr[-1] + len(ptr) - 1 + UNIT - 1) // UNIT
+
+
+@inline
+def first_row(ptr, step):
+    """The row that a step belongs to."""
+    low, high = 0, len(ptr) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if ptr[middle + 1] + middle + 1 > step:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@inline
+def segment(ptr, row, task):
+    """Edges `low` to `high` of a row are in a task; the part of the row they are: -1 for all."""
+    begin, end = task * UNIT, (task + 1) * UNIT
+    start, stop = ptr[row] + row, ptr[row + 1] + row + 1
+    low = max(ptr[row], begin - row - 1)
+    high = min(ptr[row + 1], end - row - 1)
+    if start >= begin:
+        return low, high, (-1 if stop <= end else 2 * task + 1)
+    return low, high, 2 * task
+
+
+@inline
+def neighbor(form, rows, row, e):
+    if form.listed:
+        return np.int64(get(rows.index, e))
+    return e + first_neighbor(form, rows, row)
+
+
+@inline
+def first_neighbor(form, rows, row):
+    """What is to be added to an edge to get its neighbor, in the row of an interval."""
+    return np.int64(0) if form.listed else get(rows.index, row) - get(rows.ptr, row)
+
+
+@inline
+def edge_of(rows, e):
+    return np.int64(get(rows.edge, e)) if len(rows.edge) else e
+
+
+@inline
+def edge_of_transposed(form, rows, columns, e, dst, src):
+    """The place in edge order of the edge at `e` of the transpose."""
+    if form.listed:
+        return edge_of(columns, e)
+    return src - first_neighbor(form, rows, dst)
+
+
+@inline
+def padded(length):
+    """The length of whole vectors, at least one."""
+    return max((length + PADDING - 1) // PADDING, 1) * PADDING
+
+
+@inline
+def clear(array, start, length):
+    for place in range(start, start + length):
+        array[place] = 0
+
+
+# --- one pair -------------------------------------------------------------------------------------
+
+
+@inline
+def places(dim, inputs, b, i, j, h, g):
+    """Where head h of query i and head g of key j begin."""
+    q = b * inputs.query_strides[0] + i * inputs.query_strides[1] + h * dim
+    k = b * inputs.key_strides[0] + j * inputs.key_strides[1] + g * dim
+    return q, k
+
+
+@inline
+def key_feature(form, dim, shape, inputs, b, edge, g):
+    """Where head g of the key feature of an edge begins; -1 if there are none."""
+    if not form.plain and len(inputs.edge_key):
+        return b * inputs.edge_key_stride + (edge * shape.kv_heads + g) * dim
+    return np.int64(-1)
+
+
+@inline
+def additive_score(form, dim, shape, inputs, b, i, j, h, g, edge):
+    """`scale * score` of one pair."""
+    q, k = places(dim, inputs, b, i, j, h, g)
+    e = key_feature(form, dim, shape, inputs, b, edge, g)
+    if form.score == TANH:
+        s = tanh_score(
+            inputs.weight, h * dim, inputs.slope, inputs.query, q, inputs.key, k,
+            inputs.edge_key, e, dim,
+        )  # fmt: skip
+    else:
+        s = leaky_relu_score(
+            inputs.weight, h * dim, inputs.slope, inputs.query, q, inputs.key, k,
+            inputs.edge_key, e, dim,
+        )  # fmt: skip
+    return s * inputs.scale
+
+
+@inline
+def add_pair_gradient(
+    form, dim, shape, inputs, grad, b, i, j, h, g, edge, target, at, weights, weight_at
+):  # fmt: skip
+    """Add what an additive score passes to query, key and edge alike, and to its weight."""
+    q, k = places(dim, inputs, b, i, j, h, g)
+    e = key_feature(form, dim, shape, inputs, b, edge, g)
+    if form.score == TANH:
+        tanh_gradient(
+            grad, inputs.weight, h * dim, inputs.slope, inputs.query, q, inputs.key, k,
+            inputs.edge_key, e, target, at, weights, weight_at, dim,
+        )  # fmt: skip
+    else:
+        leaky_relu_gradient(
+            grad, inputs.weight, h * dim, inputs.slope, inputs.query, q, inputs.key, k,
+            inputs.edge_key, e, target, at, weights, weight_at, dim,
+        )  # fmt: skip
+
+
+@inline
+def extra_logit(form, dim, shape, inputs, s, b, i, h, g, edge):
+    """A logit with the key feature of its edge, unless the score has seen it, and with its bias."""
+    if form.score == DOT and len(inputs.edge_key):
+        q, _ = places(dim, inputs, b, i, 0, h, g)
+        e = key_feature(form, dim, shape, inputs, b, edge, g)
+        s += inputs.scale * dot(inputs.query, q, inputs.edge_key, e, dim)
+    if len(inputs.bias):
+        s += get(inputs.bias, b * inputs.bias_stride + edge * shape.heads + h)
+    return s
+
+
+@inline
+def extra_gradient(shape, inputs, grads, width, grad, b, i, h, g, edge):
+    """The gradient of a weight, with the value feature of its edge and under dropout; and what
+    dropout makes of 1.
+    """
+    if len(inputs.edge_value):
+        to = ((b * shape.num_dst + i) * shape.heads + h) * width
+        f = b * inputs.edge_value_stride + (edge * shape.kv_heads + g) * width
+        grad += dot(grads.grad_out, to, inputs.edge_value, f, width)
+    keep = inputs.one
+    if inputs.drop:
+        keep = kept(inputs, (b * shape.num_edges + edge) * shape.heads + h)
+    return grad * keep, keep
+
+
+@inline
+def kept(inputs, number):
+    """Factor of a weight under dropout, from the number of the weight (SplitMix64's finalizer)."""
+    x = inputs.seed + np.uint64(number) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = x ^ (x >> np.uint64(31))
+    return inputs.keep if x >= inputs.drop else inputs.zero
+
+
+@inline
+def row_logits(form, dim, shape, rows, inputs, logits, length, b, i, h, g, low, high):
+    """The logits of head h for the edges `low` to `high` of destination i; -inf in the padding."""
+    fill(logits, length - PADDING, -np.inf)
+    if form.score == DOT:
+        q, k = places(dim, inputs, b, i, 0, h, g)
+        dots(
+            logits, inputs.scale, inputs.query, q, dim, inputs.key, k, inputs.key_strides[1],
+            form.listed, rows.index, shape.num_edges - 1, first_neighbor(form, rows, i), low, high,
+        )  # fmt: skip
+    if form.score != DOT or not form.plain:
+        for e in range(low, high):
+            edge = edge_of(rows, e)
+            s = get(logits, e - low)
+            if form.score != DOT:
+                j = neighbor(form, rows, i, e)
+                s = additive_score(form, dim, shape, inputs, b, i, j, h, g, edge)
+            if not form.plain:
+                s = extra_logit(form, dim, shape, inputs, s, b, i, h, g, edge)
+            put(logits, e - low, s)
+
+
+# --- forward --------------------------------------------------------------------------------------
+
+
+@cache
+def forward(form: Form) -> Callable:
+    """Output and statistics of every row."""
+
+    @compiled
+    def forward(counter, p, shape, rows, inputs, out, stats, out_parts, stats_parts):
+        dim = form.head_dim if form.head_dim else shape.head_dim
+        width = form.value_dim if form.value_dim else shape.value_dim
+        heads, tasks, last = shape.heads, num_tasks(rows.ptr), shape.num_edges - 1
+        group = heads // shape.kv_heads
+        while True:
+            task = fetch_add(counter)
+            if task >= shape.batch * tasks:
+                break
+            b, t = task // tasks, task % tasks
+            row = first_row(rows.ptr, t * UNIT)
+            while row < shape.num_dst and rows.ptr[row] + row < (t + 1) * UNIT:
+                low, high, part = segment(rows.ptr, row, t)
+                length, first = padded(high - low), first_neighbor(form, rows, row)
+                if part < 0:
+                    place, out_to, stats_to = b * shape.num_dst + row, out, stats
+                else:
+                    place, out_to, stats_to = 2 * b * tasks + part, out_parts, stats_parts
+                clear(out_to, heads * width * place, heads * width)
+                for h in range(heads):
+                    g = h // group
+                    row_logits(
+                        form, dim, shape, rows, inputs, p, length, b, row, h, g, low, high
+                    )  # fmt: skip
+                    top = maximum(p, length)
+                    shift = top if top > -np.inf else inputs.zero
+                    total = exp_sum(p, length, shift)
+                    if part < 0:
+                        top = shift
+                        total = inputs.one / total if total != 0 else total
+                        scale(p, length, total)
+                    put(stats_to, 3 * heads * place + h, top)
+                    put(stats_to, (3 * place + 1) * heads + h, total)
+                    to = (heads * place + h) * width
+                    if not form.plain:
+                        for e in range(low, high):
+                            edge, weight = edge_of(rows, e), get(p, e - low)
+                            if inputs.drop:
+                                number = (b * shape.num_edges + edge) * heads + h
+                                weight *= kept(inputs, number)
+                                put(p, e - low, weight)
+                            if len(inputs.edge_value):
+                                f = b * inputs.edge_value_stride
+                                f += (edge * shape.kv_heads + g) * width
+                                add_scaled(out_to, to, weight, inputs.edge_value, f, width)
+                    add_weighted(
+                        out_to, to, inputs.one, p, width, inputs.value,
+                        b * inputs.value_strides[0] + g * width, inputs.value_strides[1],
+                        form.listed, rows.index, last, first, low, high,
+                    )  # fmt: skip
+                row += 1
+
+    return forward
+
+
+@compiled
+def merge_softmax(shape, rows, out, stats, out_parts, stats_parts):
+    """Join the parts of every row that was cut."""
+    tasks, heads, width = num_tasks(rows.ptr), shape.heads, shape.value_dim
+    for b in range(shape.batch):
+        for t in range(tasks):
+            row = first_row(rows.ptr, (t + 1) * UNIT - 1)
+            if row >= shape.num_dst or segment(rows.ptr, row, t)[2] != 2 * t + 1:
+                continue
+            place = b * shape.num_dst + row
+            last = (rows.ptr[row + 1] + row) // UNIT
+            clear(out, place * heads * width, heads * width)
+            for h in range(heads):
+                top, sum_ = -np.inf, 0.0
+                for u in range(t, last + 1):
+                    part = 2 * (b * tasks + u) + (u == t)
+                    top = max(top, stats_parts[3 * heads * part + h])
+                top = top if top > -np.inf else 0.0
+                for u in range(t, last + 1):
+                    part = 2 * (b * tasks + u) + (u == t)
+                    total = stats_parts[(3 * part + 1) * heads + h]
+                    if total != 0:
+                        factor = np.exp(stats_parts[3 * heads * part + h] - top)
+                        sum_ += total * factor
+                        for d in range(h * width, (h + 1) * width):
+                            more = factor * out_parts[part * heads * width + d]
+                            out[place * heads * width + d] += more
+                inverse = 1 / sum_ if sum_ != 0 else 0.0
+                stats[3 * heads * place + h] = top
+                stats[(3 * place + 1) * heads + h] = inverse
+                for d in range((place * heads + h) * width, (place * heads + h + 1) * width):
+                    out[d] *= inverse
+
+
+@compiled
+def merge_sum(batch, rows, width, out, parts):
+    """Add up the parts of every row that was cut."""
+    tasks, num_rows = num_tasks(rows.ptr), len(rows.ptr) - 1
+    for b in range(batch):
+        for t in range(tasks):
+            row = first_row(rows.ptr, (t + 1) * UNIT - 1)
+            if row >= num_rows or segment(rows.ptr, row, t)[2] != 2 * t + 1:
+                continue
+            at = (b * num_rows + row) * width
+            clear(out, at, width)
+            for u in range(t, (rows.ptr[row + 1] + row) // UNIT + 1):
+                part = (2 * (b * tasks + u) + (u == t)) * width
+                for d in range(width):
+                    out[at + d] += parts[part + d]
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+@cache
+def weights(form: Form) -> Callable:
+    """The weight of every edge, from the statistics of the forward pass."""
+
+    @compiled
+    def weights(counter, p, shape, rows, inputs, stats, out):
+        dim = form.head_dim if form.head_dim else shape.head_dim
+        heads, tasks = shape.heads, num_tasks(rows.ptr)
+        group = heads // shape.kv_heads
+        while True:
+            task = fetch_add(counter)
+            if task >= shape.batch * tasks:
+                break
+            b, t = task // tasks, task % tasks
+            row = first_row(rows.ptr, t * UNIT)
+            while row < shape.num_dst and rows.ptr[row] + row < (t + 1) * UNIT:
+                low, high, _ = segment(rows.ptr, row, t)
+                length, top = padded(high - low), 3 * heads * (b * shape.num_dst + row)
+                for h in range(heads):
+                    row_logits(
+                        form, dim, shape, rows, inputs, p, length, b, row, h, h // group, low, high
+                    )  # fmt: skip
+                    exp_sum(p, length, get(stats, top + h))
+                    inverse = get(stats, top + heads + h)
+                    for e in range(low, high):
+                        place = (b * shape.num_edges + edge_of(rows, e)) * heads + h
+                        put(out, place, get(p, e - low) * inverse)
+                row += 1
+
+    return weights
+
+
+@compiled
+def weigh_gradients(counter, shape, rows, weights, grads):
+    """Of every row: the sum of each weight times its gradient, into the third of the statistics."""
+    heads = shape.heads
+    while True:
+        task = fetch_add(counter)
+        begin = task * UNIT
+        if begin >= shape.batch * shape.num_dst:
+            break
+        for place in range(begin, min(begin + UNIT, shape.batch * shape.num_dst)):
+            b, row = place // shape.num_dst, place % shape.num_dst
+            delta = (3 * place + 2) * heads
+            clear(grads.stats, delta, heads)
+            for e in range(rows.ptr[row], rows.ptr[row + 1]):
+                edge = (b * shape.num_edges + edge_of(rows, e)) * heads
+                for h in range(heads):
+                    grads.stats[delta + h] += weights[edge + h] * grads.grad_weights[edge + h]
+
+
+# --- backward -------------------------------------------------------------------------------------
+
+
+@cache
+def by_destination(form: Form) -> Callable:
+    """Gradients of queries, biases, features of edges and the weight of an additive score."""
+
+    @compiled
+    def by_destination(counter, scratch, shape, rows, inputs, grads, query_parts):
+        dim = form.head_dim if form.head_dim else shape.head_dim
+        width = form.value_dim if form.value_dim else shape.value_dim
+        heads, tasks, last = shape.heads, num_tasks(rows.ptr), shape.num_edges - 1
+        group = heads // shape.kv_heads
+        p, dp = scratch[:CHUNK], scratch[CHUNK : 2 * CHUNK]
+        while True:
+            task = fetch_add(counter)
+            if task >= shape.batch * tasks:
+                break
+            b, t = task // tasks, task % tasks
+            row = first_row(rows.ptr, t * UNIT)
+            while row < shape.num_dst and rows.ptr[row] + row < (t + 1) * UNIT:
+                begin, end, part = segment(rows.ptr, row, t)
+                first, place = first_neighbor(form, rows, row), b * shape.num_dst + row
+                if part < 0:
+                    target, at = grads.query, heads * dim * place
+                else:
+                    target, at = query_parts, heads * dim * (2 * b * tasks + part)
+                clear(target, at, heads * dim)
+                for h in range(heads):
+                    g, to = h // group, (place * heads + h) * width
+                    top = get(grads.stats, 3 * heads * place + h)
+                    inverse = get(grads.stats, (3 * place + 1) * heads + h)
+                    if len(grads.grad_weights):
+                        delta = get(grads.stats, (3 * place + 2) * heads + h)
+                    else:
+                        delta = dot(grads.grad_out, to, grads.out, to, width)
+                        put(grads.stats, (3 * place + 2) * heads + h, delta)
+                    for low in range(begin, end, CHUNK):
+                        high = min(low + CHUNK, end)
+                        length = padded(high - low)
+                        row_logits(
+                            form, dim, shape, rows, inputs, p, length, b, row, h, g, low, high
+                        )  # fmt: skip
+                        exp_sum(p, length, top)
+                        scale(p, length, inverse)
+                        if len(grads.grad_weights):
+                            for e in range(low, high):
+                                number = (b * shape.num_edges + edge_of(rows, e)) * heads + h
+                                put(dp, e - low, get(grads.grad_weights, number))
+                        else:
+                            dots(
+                                dp, inputs.one, grads.grad_out, to, width, inputs.value,
+                                b * inputs.value_strides[0] + g * width, inputs.value_strides[1],
+                                form.listed, rows.index, last, first, low, high,
+                            )  # fmt: skip
+                        if not form.plain:
+                            for e in range(low, high):
+                                edge = edge_of(rows, e)
+                                grad, keep = extra_gradient(
+                                    shape, inputs, grads, width, get(dp, e - low), b, row, h, g,
+                                    edge,
+                                )  # fmt: skip
+                                put(dp, e - low, grad)
+                                if len(grads.edge_value):
+                                    f = (b * shape.num_edges + edge) * shape.kv_heads + g
+                                    add_scaled(
+                                        grads.edge_value, f * width, get(p, e - low) * keep,
+                                        grads.grad_out, to, width,
+                                    )  # fmt: skip
+                        softmax_gradient(p, dp, length, delta)
+                        if form.score == DOT:
+                            _, k = places(dim, inputs, b, row, 0, h, g)
+                            add_weighted(
+                                target, at + h * dim, inputs.scale, dp, dim, inputs.key, k,
+                                inputs.key_strides[1], form.listed, rows.index, last, first,
+                                low, high,
+                            )  # fmt: skip
+                        if form.score != DOT or not form.plain:
+                            chunk_gradients(
+                                form, dim, shape, rows, inputs, grads, dp, b, row, h, g, low, high,
+                                target, at + h * dim, (task * heads + h) * dim,
+                            )  # fmt: skip
+                row += 1
+
+    return by_destination
+
+
+@inline
+def chunk_gradients(
+    form, dim, shape, rows, inputs, grads, dp, b, i, h, g, low, high, target, at, weight_at
+):  # fmt: skip
+    """Pass the gradients of logits on, edge by edge, to all but the keys."""
+    if not len(grads.weight):
+        weight_at = np.int64(-1)
+    for e in range(low, high):
+        j, edge, grad = neighbor(form, rows, i, e), edge_of(rows, e), get(dp, e - low)
+        if len(grads.bias):
+            put(grads.bias, (b * shape.num_edges + edge) * shape.heads + h, grad)
+        grad *= inputs.scale
+        own = ((b * shape.num_edges + edge) * shape.kv_heads + g) * dim
+        if form.score != DOT:
+            add_pair_gradient(
+                form, dim, shape, inputs, grad, b, i, j, h, g, edge, target, at,
+                grads.weight, weight_at,
+            )  # fmt: skip
+            if len(grads.edge_key):
+                add_pair_gradient(
+                    form, dim, shape, inputs, grad, b, i, j, h, g, edge, grads.edge_key, own,
+                    grads.weight, np.int64(-1),
+                )  # fmt: skip
+        elif len(inputs.edge_key):
+            f = key_feature(form, dim, shape, inputs, b, edge, g)
+            add_scaled(target, at, grad, inputs.edge_key, f, dim)
+            if len(grads.edge_key):
+                q, _ = places(dim, inputs, b, i, j, h, g)
+                add_scaled(grads.edge_key, own, grad, inputs.query, q, dim)
+
+
+@cache
+def by_source(form: Form) -> Callable:
+    """Gradients of keys and values, over the transpose; weights are computed again."""
+
+    @compiled
+    def by_source(
+        counter, scratch, shape, rows, columns, inputs, grads, key_parts, value_parts
+    ):  # fmt: skip
+        dim = form.head_dim if form.head_dim else shape.head_dim
+        width = form.value_dim if form.value_dim else shape.value_dim
+        heads, kv_heads, tasks = shape.heads, shape.kv_heads, num_tasks(columns.ptr)
+        group, last = heads // kv_heads, shape.num_edges - 1
+        stats, p, dp = grads.stats, scratch[:CHUNK], scratch[CHUNK : 2 * CHUNK]
+        while True:
+            task = fetch_add(counter)
+            if task >= shape.batch * tasks:
+                break
+            b, t = task // tasks, task % tasks
+            row = first_row(columns.ptr, t * UNIT)
+            while row < shape.num_src and columns.ptr[row] + row < (t + 1) * UNIT:
+                begin, end, part = segment(columns.ptr, row, t)
+                first = first_neighbor(form, columns, row)
+                if part < 0:
+                    place, dk, dv = b * shape.num_src + row, grads.key, grads.value
+                else:
+                    place, dk, dv = 2 * b * tasks + part, key_parts, value_parts
+                clear(dk, kv_heads * dim * place, kv_heads * dim)
+                clear(dv, kv_heads * width * place, kv_heads * width)
+                for h in range(heads):
+                    g = h // group
+                    q, k = places(dim, inputs, b, 0, row, h, g)
+                    v = b * inputs.value_strides[0] + row * inputs.value_strides[1] + g * width
+                    o = (b * shape.num_dst * heads + h) * width
+                    for low in range(begin, end, CHUNK):
+                        high = min(low + CHUNK, end)
+                        length = padded(high - low)
+                        fill(p, length - PADDING, -np.inf)
+                        if form.score == DOT:
+                            dots(
+                                p, inputs.scale, inputs.key, k, dim, inputs.query, q,
+                                inputs.query_strides[1], form.listed, columns.index, last, first,
+                                low, high,
+                            )  # fmt: skip
+                        if len(grads.grad_out):
+                            dots(
+                                dp, inputs.one, inputs.value, v, width, grads.grad_out, o,
+                                heads * width, form.listed, columns.index, last, first, low, high,
+                            )  # fmt: skip
+                        for e in range(low, high):
+                            i, s = neighbor(form, columns, row, e), get(p, e - low)
+                            if form.score != DOT or not form.plain:
+                                edge = edge_of_transposed(form, rows, columns, e, i, row)
+                                if form.score != DOT:
+                                    s = additive_score(
+                                        form, dim, shape, inputs, b, i, row, h, g, edge
+                                    )
+                                if not form.plain:
+                                    s = extra_logit(form, dim, shape, inputs, s, b, i, h, g, edge)
+                            stat = 3 * heads * (b * shape.num_dst + i) + h
+                            put(p, e - low, s - get(stats, stat))
+                            if form.listed and h == 0:
+                                ahead = np.int64(get(columns.index, min(e + AHEAD, last)))
+                                prefetch(stats, 3 * heads * (b * shape.num_dst + ahead))
+                        exp_sum(p, length, inputs.zero)
+                        for e in range(low, high):
+                            i, grad = neighbor(form, columns, row, e), get(dp, e - low)
+                            stat = 3 * heads * (b * shape.num_dst + i) + h
+                            weight, keep = get(p, e - low) * get(stats, stat + heads), inputs.one
+                            if not form.plain or len(grads.grad_weights):
+                                edge = edge_of_transposed(form, rows, columns, e, i, row)
+                                if len(grads.grad_weights):
+                                    number = (b * shape.num_edges + edge) * heads + h
+                                    grad = get(grads.grad_weights, number)
+                                else:
+                                    grad, keep = extra_gradient(
+                                        shape, inputs, grads, width, grad, b, i, h, g, edge
+                                    )
+                            put(p, e - low, weight * keep)
+                            put(dp, e - low, weight * (grad - get(stats, stat + 2 * heads)))
+                        to = (kv_heads * place + g) * dim
+                        if form.score == DOT:
+                            add_weighted(
+                                dk, to, inputs.scale, dp, dim, inputs.query, q,
+                                inputs.query_strides[1], form.listed, columns.index, last, first,
+                                low, high,
+                            )  # fmt: skip
+                        else:
+                            for e in range(low, high):
+                                i = neighbor(form, columns, row, e)
+                                edge = edge_of_transposed(form, rows, columns, e, i, row)
+                                add_pair_gradient(
+                                    form, dim, shape, inputs, inputs.scale * get(dp, e - low),
+                                    b, i, row, h, g, edge, dk, to, dk, np.int64(-1),
+                                )  # fmt: skip
+                        if len(grads.grad_out):
+                            add_weighted(
+                                dv, (kv_heads * place + g) * width, inputs.one, p, width,
+                                grads.grad_out, o, heads * width, form.listed, columns.index,
+                                last, first, low, high,
+                            )  # fmt: skip
+                row += 1
+
+    return by_source
