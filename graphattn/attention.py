@@ -6,7 +6,7 @@ from torch import Tensor
 
 from graphattn.biases import Bias
 from graphattn.graphs import Graph
-from graphattn.kernels.problem import Problem, autocast, check
+from graphattn.kernels.problem import Problem, autocast, check, check_tensor
 from graphattn.normalizers import Normalizer, as_normalizer
 from graphattn.plan import KERNELS, Plan, choose, plan
 from graphattn.scores import Dot, Score, as_score
@@ -20,6 +20,8 @@ def attention(
     *,
     score: str | Score = "dot",
     bias: Bias | None = None,
+    edge_key: Tensor | None = None,
+    edge_value: Tensor | None = None,
     normalizer: str | Normalizer = "softmax",
     scale: float | None = None,
     dropout: float = 0.0,
@@ -41,6 +43,9 @@ def attention(
             (*batch, E, heads)` of gathered pairs.
         bias: Added to the scores: a tensor (E, heads) in the edge order of the graph, or a function
             `(dst, src) -> (pairs, heads)` of two int64 tensors (pairs,). -inf switches an edge off.
+        edge_key: Features of the edges, added to the keys that travel along them (Shaw et al. 2018,
+            eq. 4): (E, kv_heads, head_dim) in the edge order of the graph, of the dtype of query.
+        edge_value: The same for the values (eq. 3), (E, kv_heads, value_dim).
         normalizer: "softmax", or a function `(logits, csr) -> weights`.
         scale: Factor of the scores; by default 1 / sqrt(head_dim) for "dot" and 1 for all others.
         dropout: Probability with which a weight is dropped; applied whenever it is above 0.
@@ -62,7 +67,9 @@ def attention(
         >>> attention(q, k, v, causal(16) & sliding_window(16, 3)).shape
         torch.Size([2, 16, 4, 8])
     """
-    problem = _problem(query, key, value, graph, score, bias, normalizer, scale, dropout)
+    problem = _problem(
+        query, key, value, graph, score, bias, edge_key, edge_value, normalizer, scale, dropout
+    )
     return choose(problem, kernel).run(problem)
 
 
@@ -73,6 +80,7 @@ def attention_weights(
     *,
     score: str | Score = "dot",
     bias: Bias | None = None,
+    edge_key: Tensor | None = None,
     normalizer: str | Normalizer = "softmax",
     scale: float | None = None,
     kernel: str = "auto",
@@ -82,7 +90,7 @@ def attention_weights(
     Args:
         query: (*batch, num_dst, heads, head_dim).
         key: (*batch, num_src, kv_heads, head_dim).
-        graph, score, bias, normalizer, scale: As in `attention`.
+        graph, score, bias, edge_key, normalizer, scale: As in `attention`.
         kernel: "auto", or the name of a kernel that can tell the weights.
 
     Returns:
@@ -99,7 +107,7 @@ def attention_weights(
         >>> attention_weights(q, k, complete(3))[:, 0].tolist()  # doctest: +ELLIPSIS
         [0.333..., 0.333..., ...]
     """
-    problem = _problem(query, key, key, graph, score, bias, normalizer, scale, 0.0)
+    problem = _problem(query, key, key, graph, score, bias, edge_key, None, normalizer, scale, 0.0)
     able = [entry for entry in KERNELS if entry.weights is not None]
     chosen = choose(problem, kernel, able if kernel == "auto" else KERNELS)
     if chosen.weights is None:
@@ -115,6 +123,8 @@ def explain(
     *,
     score: str | Score = "dot",
     bias: Bias | None = None,
+    edge_key: Tensor | None = None,
+    edge_value: Tensor | None = None,
     normalizer: str | Normalizer = "softmax",
     scale: float | None = None,
     dropout: float = 0.0,
@@ -123,8 +133,8 @@ def explain(
     """Which kernel `attention` would run with these arguments, and why not the others.
 
     Args:
-        query, key, value, graph, score, bias, normalizer, scale, dropout, kernel: As in
-            `attention`. Nothing is computed.
+        query, key, value, graph, score, bias, edge_key, edge_value, normalizer, scale, dropout,
+            kernel: As in `attention`. Nothing is computed.
 
     Returns:
         A `Plan`; printed, it has a line for every kernel.
@@ -139,7 +149,9 @@ def explain(
         >>> explain(q, k, v, causal(16)).kernel
         'dense'
     """
-    problem = _problem(query, key, value, graph, score, bias, normalizer, scale, dropout)
+    problem = _problem(
+        query, key, value, graph, score, bias, edge_key, edge_value, normalizer, scale, dropout
+    )
     return plan(problem, kernel)
 
 
@@ -150,18 +162,25 @@ def _problem(
     graph: Graph,
     score: str | Score,
     bias: Bias | None,
+    edge_key: Tensor | None,
+    edge_value: Tensor | None,
     normalizer: str | Normalizer,
     scale: float | None,
     dropout: float,
 ) -> Problem:
-    query, key, value = autocast(query, key, value)
+    named = {"query": query, "key": key, "value": value}
+    named |= {"edge_key": edge_key, "edge_value": edge_value}
+    for name, tensor in named.items():
+        if tensor is not None or not name.startswith("edge"):
+            check_tensor(name, tensor)
+    query, key, value, edge_key, edge_value = autocast(*named.values())
     score = as_score(score)
     factor = _default_scale(score, query) if scale is None else scale
     if isinstance(graph, Graph) and graph.device != query.device and not graph.stores_tensors:
         graph = graph.to(query.device)
-    return check(
-        Problem(query, key, value, graph, score, bias, as_normalizer(normalizer), factor, dropout)
-    )
+    normal = as_normalizer(normalizer)
+    nodes, edges = (query, key, value), (edge_key, edge_value)
+    return check(Problem(*nodes, graph, score, bias, normal, factor, dropout, *edges))
 
 
 def _default_scale(score: Score, query: Tensor) -> float:

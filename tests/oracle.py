@@ -39,7 +39,7 @@ class Truth(NamedTuple):
 
 
 def dense_attention(
-    q: Tensor, k: Tensor, v: Tensor, graph: Graph, *, score: Any = "dot", bias=None, scale=None
+    q: Tensor, k: Tensor, v: Tensor, graph: Graph, *, edge_value=None, **options: Any
 ) -> Truth:
     """The formula over all pairs in the dtype of its inputs: the truth in float64, plain in less.
 
@@ -51,20 +51,31 @@ def dense_attention(
     num_copies = max(copy.tolist(), default=0) + 1
     shape = (*q.shape[:-3], graph.num_dst, graph.num_src, num_copies, q.shape[-2])
     grid = torch.full(shape, -math.inf, dtype=q.dtype)
-    grid[..., dst, src, copy, :] = edge_logits(q, k, graph, score=score, bias=bias, scale=scale)
+    grid[..., dst, src, copy, :] = edge_logits(q, k, graph, **options)
     rows = grid.flatten(-3, -2)  # (*batch, num_dst, num_src * copies, heads)
     deaf = (rows == -math.inf).all(-2, keepdim=True)
     w = rows.masked_fill(deaf, 0.0).softmax(-2).masked_fill(deaf, 0.0).view(shape)
     out = torch.einsum("...ijh,...jhd->...ihd", w.sum(-2), every_head(v, q))
-    return Truth(out, w[..., dst, src, copy, :], rows.logsumexp(-2))
+    w = w[..., dst, src, copy, :]
+    if edge_value is not None:
+        listens = (dst == torch.arange(graph.num_dst)[:, None]).to(w.dtype)  # (num_dst, E)
+        values = w[..., None] * every_head(edge_value, q)
+        out = out + torch.einsum("ie,...ehd->...ihd", listens, values)
+    return Truth(out, w, rows.logsumexp(-2))
 
 
-def edge_logits(q, k, graph: Graph, *, score: Any = "dot", bias=None, scale=None) -> Tensor:
+def edge_logits(
+    q, k, graph: Graph, *, score: Any = "dot", bias=None, scale=None, edge_key=None
+) -> Tensor:
     """`scale * score + bias` of every edge, (*batch, E, heads)."""
     src, dst = graph.edge_index
     k = every_head(k, q)
     if score == "dot":
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    if edge_key is not None:
+        q_i, k_j = q[..., dst, :, :], k[..., src, :, :] + every_head(edge_key, q)
+        pairs = _pair_score(score, q_i, k_j)
+    elif score == "dot":
         pairs = torch.einsum("...ihd,...jhd->...ijh", q, k)[..., dst, src, :]
     elif isinstance(score, Additive):
         pairs = q[..., :, None, :, :] + k[..., None, :, :, :]
@@ -77,6 +88,17 @@ def edge_logits(q, k, graph: Graph, *, score: Any = "dot", bias=None, scale=None
     if bias is None:
         return logits
     return logits + (bias if isinstance(bias, Tensor) else bias(dst, src)).to(q.dtype)
+
+
+def _pair_score(score: Any, q_i: Tensor, k_j: Tensor) -> Tensor:
+    if score == "dot":
+        return torch.einsum("...ehd,...ehd->...eh", q_i, k_j)
+    if not isinstance(score, Additive):
+        return score(q_i, k_j, torch.arange(q_i.shape[-3]))
+    pairs = q_i + k_j
+    leaky = torch.where(pairs > 0, pairs, score.negative_slope * pairs)
+    pairs = pairs.tanh() if score.activation == "tanh" else leaky
+    return torch.einsum("...ehd,hd->...eh", pairs, score.weight)
 
 
 def every_head(x: Tensor, q: Tensor) -> Tensor:
@@ -141,6 +163,7 @@ class Case:
     bias: None, or words of "tensor", "one head", "batched", "function", "holes" (some -inf),
         "dead row" (all edges of some destinations -inf), "wide" (float32 always).
     score: "dot", "tanh", "leaky_relu" or "function".
+    edges: Features of edges, words of "key", "value", "batched".
     spread: Factor of the queries, a power of two; at 4096 logits reach 1e4, of both signs.
     """
 
@@ -156,6 +179,7 @@ class Case:
     score: str = "dot"
     scale: float | None = None
     spread: float = 1.0
+    edges: str = ""
 
 
 class Inputs(NamedTuple):
@@ -211,6 +235,11 @@ def draw(
         options["score"] = _score(case, leaf)
     if case.bias is not None:
         options["bias"] = _bias(case, graph, leaf)
+    batch = case.batch if "batched" in case.edges else ()
+    for name, dim in (("key", case.head_dim), ("value", value_dim)):
+        if name in case.edges:
+            shape = (*batch, graph.num_edges, kv_heads, dim)
+            options[f"edge_{name}"] = leaf(f"edge_{name}", *shape)
     grad_out = torch.randn((*query[:-1], value_dim), generator=generator, dtype=torch.float64)
     grad_out = grad_out.abs() if absolute else grad_out
     return Inputs(q, k, v, graph, options, leaves, grad_out.to(dtype).to(device, compute))
@@ -325,10 +354,13 @@ def _sizes(case: Case, dtype: torch.dtype, w: Tensor) -> dict[str, float]:
         """Over the edges of the destination of each edge, (*batch, E, heads)."""
         return q.new_zeros(q.shape[:-1]).index_add(-2, dst, numbers)[..., dst, :]
 
+    edge_value = options.pop("edge_value", None)
     logits = edge_logits(q, k, graph, **options)
     large = logits.detach().abs().nan_to_num(posinf=0.0)
     w = w * (1 + large + row_sum(w * large))
     v_j = every_head(v, q)[..., src, :, :]
+    if edge_value is not None:
+        v_j = v_j + every_head(edge_value, q)
     out = torch.zeros_like(grad_out).index_add(-3, dst, w[..., None] * v_j)
     grad_w = (grad_out[..., dst, :, :] * v_j).sum(-1)  # (*batch, E, heads)
     grad_logits = w * (grad_w + row_sum(w * grad_w))
@@ -456,6 +488,12 @@ CASES = [
             ("additive tanh", {"score": "tanh", "batch": (2,)}),
             ("additive leaky_relu", {"score": "leaky_relu", "kv_heads": 1, "bias": "tensor"}),
             ("own score", {"score": "function", "batch": (2,), "bias": "function", "scale": 0.7}),
+            ("edge features", {"edges": "key value", "batch": (2,)}),
+            ("edge keys", {"edges": "key batched", "batch": (2, 3), "heads": 4, "kv_heads": 2}),
+            ("edge values", {"edges": "value", "value_dim": 5, "bias": "tensor, holes"}),
+            ("edge features, tanh", {"edges": "key value batched", "batch": (2,), "score": "tanh"}),
+            ("edge features, leaky_relu", {"edges": "key", "score": "leaky_relu", "heads": 4}),
+            ("edge features, own score", {"edges": "key value", "score": "function"}),
         ]
     ),
     Case("packed, causal", ga.causal(7), layout="packed", batch=(2,)),

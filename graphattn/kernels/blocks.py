@@ -103,8 +103,8 @@ class Rearrange(torch.autograd.Function):
 
 
 def unsupported(problem: Problem) -> str | None:
-    if not problem.scaled_dot_softmax:
-        return "it computes scaled dot products and softmax only"
+    if (reason := problem.beyond_sdpa) is not None:
+        return reason
     if layout(problem.graph) is None:
         return "the graph does not fall apart into complete or causal graphs"
     return None

@@ -80,7 +80,8 @@ def _run(problem: Problem, value: Tensor, *, of_weights: bool) -> Tensor:
         problem.graph,
         list_them=per_edge,
         in_order=per_edge or dropout > 0,
-        transpose=torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors),
+        transpose=torch.is_grad_enabled()
+        and any(x is not None and x.requires_grad for x in tensors),
     )
     seed = torch.randint(2**63 - 1, (1,)) if dropout else None
     options = (activation, slope, problem.scale, dropout, of_weights)
@@ -365,6 +366,7 @@ class _Call:
         def work_on_tasks() -> None:
             scratch = numpy.empty(size, self.inputs.query.dtype)
             kernel(counter, scratch, shape, *args)
+
         run_on_threads(work_on_tasks, threads)
 
 

@@ -10,8 +10,8 @@ from graphattn.kernels.sdpa import grid_bias, scaled_dot_product
 
 
 def unsupported(problem: Problem) -> str | None:
-    if not problem.scaled_dot_softmax:
-        return "it computes scaled dot products and softmax only"
+    if (reason := problem.beyond_sdpa) is not None:
+        return reason
     if as_dense(problem.graph) is None:
         return "the graph is neither complete nor causal"
     return None

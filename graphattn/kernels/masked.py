@@ -28,8 +28,8 @@ def too_sparse(graph: Graph) -> str | None:
 
 
 def unsupported(problem: Problem) -> str | None:
-    if not problem.scaled_dot_softmax:
-        return "it computes scaled dot products and softmax only"
+    if (reason := problem.beyond_sdpa) is not None:
+        return reason
     graph, item = problem.graph, problem.query.element_size()
     # torch makes a float mask of a boolean one
     item = 1 + item if problem.bias is None else problem.heads * max(4, item)

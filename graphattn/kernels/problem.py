@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,9 +48,13 @@ class Problem:
         return self.query.shape[-2] // max(self.key.shape[-2], 1)
 
     @property
-    def scaled_dot_softmax(self) -> bool:
-        """Whether this is the attention that fused dense kernels compute."""
-        return isinstance(self.score, Dot) and self.normalizer is softmax
+    def beyond_sdpa(self) -> str | None:
+        """Why torch's fused attention can't compute this over any graph, if it can't."""
+        if not isinstance(self.score, Dot) or self.normalizer is not softmax:
+            return "it computes scaled dot products and softmax only"
+        if self.edge_key is not None or self.edge_value is not None:
+            return "it can't add features of edges to keys and values"
+        return None
 
 
 @dataclass(frozen=True)
@@ -73,24 +78,13 @@ class Kernel:
     declines: Callable[[Problem], str | None] = lambda problem: None
 
 
-def autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The three, if they are floating tensors, in the dtype of an autocast region around them.
-
-    Float64 stays what it is, as in torch's own operations.
-
-    Raises:
-        TypeError: If one is not a floating tensor.
-        ValueError: If one lacks a dimension.
-    """
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        _check_tensor(name, tensor)
-    kind = query.device.type
+def autocast(query: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """Tensors in the dtype of an autocast region around them; float64 stays, as in torch's own."""
+    given, kind = (query, *others), query.device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return query, key, value
+        return given
     dtype = torch.get_autocast_dtype(kind)
-    given = (query, key, value)
-    query, key, value = (x if x.dtype == torch.float64 else x.to(dtype) for x in given)
-    return query, key, value
+    return tuple(x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in given)
 
 
 def check(problem: Problem) -> Problem:
@@ -116,6 +110,12 @@ def check(problem: Problem) -> Problem:
         )
     if problem.bias is not None:
         _check_bias(problem)
+    for name, features, like in (
+        ("edge_key", problem.edge_key, key),
+        ("edge_value", problem.edge_value, value),
+    ):
+        if features is not None:
+            _check_features(name, features, like, problem)
     if not isinstance(problem.scale, int | float) or not abs(problem.scale) < math.inf:
         raise ValueError(
             f"scale must be a finite float, got {problem.scale!r}; "
@@ -126,7 +126,8 @@ def check(problem: Problem) -> Problem:
     return problem
 
 
-def _check_tensor(name: str, tensor: object) -> None:
+def check_tensor(name: str, tensor: object) -> None:
+    """Raise unless it is a dense floating tensor of at least three dimensions."""
     if not isinstance(tensor, Tensor):
         raise TypeError(
             f"{name} must be a tensor, got {type(tensor).__name__}; use torch.as_tensor"
@@ -212,16 +213,33 @@ def _check_bias(problem: Problem) -> None:
             f"dimensions of query, got {tuple(bias.shape)}; a bias of all pairs is a function, "
             "lambda dst, src: table[dst, src]"
         )
-    try:
-        torch.broadcast_shapes(bias.shape[:-2], query.shape[:-3])
-    except RuntimeError:
-        raise ValueError(
-            f"the batch dimensions {tuple(bias.shape[:-2])} of bias don't fit those of query, "
-            f"{tuple(query.shape[:-3])}"
-        ) from None
+    _check_batch("bias", bias.shape[:-2], query)
     if not bias.is_floating_point():
         raise TypeError(f"bias must be of a floating dtype, got {bias.dtype}; use bias.float()")
     if bias.device != query.device:
         raise ValueError(
             f'bias is on {bias.device} but query on {query.device}; use bias.to("{query.device}")'
+        )
+
+
+def _check_features(name: str, features: Tensor, like: Tensor, problem: Problem) -> None:
+    _check_alike(name, features, problem.query)
+    shape = (problem.graph.num_edges, *like.shape[-2:])
+    if features.shape[-3:] != shape or features.ndim > like.ndim:
+        raise ValueError(
+            f"{name} must have shape {shape}, (E, kv_heads, dim) in edge order, "
+            f"optionally behind the batch dimensions of query, got {tuple(features.shape)}"
+        )
+    _check_batch(name, features.shape[:-3], problem.query)
+
+
+def _check_batch(name: str, batch: torch.Size, query: Tensor) -> None:
+    try:
+        fits = torch.broadcast_shapes(batch, query.shape[:-3]) == query.shape[:-3]
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"the batch dimensions {tuple(batch)} of {name} don't fit those of query, "
+            f"{tuple(query.shape[:-3])}"
         )

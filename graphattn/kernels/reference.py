@@ -34,7 +34,7 @@ def unsupported(problem: Problem) -> str | None:
 def run(problem: Problem) -> Tensor:
     csr = problem.graph.csr()
     w = edge_weights(problem)  # (*batch, E, heads)
-    v_j = repeat_heads(problem.value.index_select(-3, csr.index).to(w.dtype), problem.group_size)
+    v_j = gather(problem.value, problem.edge_value, problem)
     return segment_sum(w[..., None] * v_j, csr, dim=-3).to(problem.value.dtype)
 
 
@@ -61,7 +61,7 @@ def edge_logits(problem: Problem) -> Tensor:
     csr = problem.graph.csr()
     wide = torch.promote_types(problem.query.dtype, torch.float32)
     q_i = problem.query.index_select(-3, csr.row).to(wide)  # (*batch, E, heads, head_dim)
-    k_j = repeat_heads(problem.key.index_select(-3, csr.index).to(wide), problem.group_size)
+    k_j = gather(problem.key, problem.edge_key, problem)
     edge = torch.arange(len(csr.row), device=csr.row.device) if csr.edge is None else csr.edge
     s = problem.score(q_i, k_j, edge)
     require_shape("score(q_i, k_j, edge)", s, q_i.shape[:-1])
@@ -69,6 +69,17 @@ def edge_logits(problem: Problem) -> Tensor:
     if problem.bias is not None:
         s = s + bias_of_edges(problem.bias, problem.graph, problem.heads)
     return s.to(wide)
+
+
+def gather(x: Tensor, features: Tensor | None, problem: Problem) -> Tensor:
+    """Of every edge in CSR order, what its source holds and its own features, for every query head:
+    (*batch, E, heads, dim), float32 at least.
+    """
+    csr, wide = problem.graph.csr(), torch.promote_types(x.dtype, torch.float32)
+    x_j = x.index_select(-3, csr.index).to(wide)
+    if features is not None:
+        x_j = x_j + csr.from_edge_order(features, dim=-3).to(wide)
+    return x_j.repeat_interleave(problem.group_size, dim=-2) if problem.group_size > 1 else x_j
 
 
 def require_shape(call: str, values: object, shape: torch.Size) -> None:
@@ -80,11 +91,6 @@ def require_shape(call: str, values: object, shape: torch.Size) -> None:
         raise ValueError(
             f"{call} must return {tuple(shape)}, (*batch, E, heads), got {tuple(values.shape)}"
         )
-
-
-def repeat_heads(x: Tensor, times: int) -> Tensor:
-    """Each key head for every query head of its group."""
-    return x if times == 1 else x.repeat_interleave(times, dim=-2)
 
 
 KERNEL = Kernel(

@@ -95,13 +95,13 @@ class Vectors:
             with builder.if_then(builder.icmp_signed("<", INT64(start), full), likely=True):
                 body(INT64(start), self.widest)
         loop(INT64(STRAIGHT * self.widest), full, self.widest)
-        with builder.if_then(builder.icmp_signed("!=", builder.and_(length, INT64(half)), INT64(0))):
+        with builder.if_then(
+            builder.icmp_signed("!=", builder.and_(length, INT64(half)), INT64(0))
+        ):
             body(full, half)
         loop(builder.and_(length, INT64(-half)), length, 1)
 
-    def over_blocks(
-        self, length: ir.Value, block: Callable[[ir.Value, int, int], None]
-    ) -> None:
+    def over_blocks(self, length: ir.Value, block: Callable[[ir.Value, int, int], None]) -> None:
         """`block(place, width, count)` for as many full vectors at once as stay in registers, then
         for half as many, and so on down to scalars.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -90,7 +92,8 @@ def test_log_sum_exp_of_the_reference(case: Case) -> None:
     inputs, exact = draw(case, torch.float32), draw(case, torch.float32, torch.float64)
     q, k, v, graph, options, *_ = inputs
     scale = options.get("scale", case.head_dim**-0.5)
-    lse = log_sum_exp(Problem(q, k, v, graph, Dot(), options.get("bias"), softmax, scale, 0.0))
+    problem = Problem(q, k, v, graph, Dot(), options.get("bias"), softmax, scale, 0.0)
+    lse = log_sum_exp(replace(problem, edge_key=options.get("edge_key")))
     plain = dense_attention(*inputs[:4], **options).lse.detach()
     truth = dense_attention(*exact[:4], **exact.options).lse.detach()
     # A sum of E terms, one after the other, is rounded E times: up to sqrt(E) roundings remain.
