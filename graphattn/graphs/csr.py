@@ -79,8 +79,9 @@ def by_source(graph: Graph) -> CSR:
 
 
 class CompactCSR(NamedTuple):
-    """A CSR as fused kernels read it, in half the bytes: `ptr` int64, `index` int32, `edge` int32
-    (int64 from 2^31 edges on) or None; see `CSR`.
+    """A CSR as fused kernels read it, in half the bytes; see `CSR`.
+
+    `ptr` int64, `index` int32, `edge` int32 (int64 from 2^31 edges on) or None.
     """
 
     ptr: Tensor

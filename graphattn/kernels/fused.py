@@ -1,0 +1,289 @@
+"""What the fused sparse kernels share: one operator for PyTorch, forward and backward.
+
+`attend` is registered with torch.library, so that autograd and torch.compile know it; a backend for
+each kind of device computes it. What it is given of a graph are tensors, its `Edges`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.biases import bias_of_edges
+from graphattn.graphs import Graph
+from graphattn.graphs.csr import compact_by_destination, compact_by_source
+from graphattn.graphs.structure import Intervals, as_intervals, transposed_intervals
+from graphattn.kernels.problem import Problem
+from graphattn.normalizers import softmax
+from graphattn.scores import Additive, Dot
+
+
+class Edges(NamedTuple):
+    """The edges, grouped by destination or by source.
+
+    ptr: int64 (rows + 1,), where the edges of each row begin.
+    index: int32 (E,), the node at the other end; of intervals (rows,), the first such node.
+    edge: The place of each edge in edge order, (E,); empty where that is this order, or not asked.
+    """
+
+    ptr: Tensor
+    index: Tensor
+    edge: Tensor
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of the operator, for a backend. All floating tensors have one dtype.
+
+    query, key, value: As in `Problem`.
+    bias (…, E, heads), edge_key (…, E, kv_heads, head_dim), edge_value (…, E, kv_heads, value_dim):
+        in edge order, or None; behind the batch dimensions of query, or some that broadcast.
+    weight: Of an additive score, (heads, head_dim), or None.
+    seed: int64 (1,) if weights are dropped, else None.
+    rows, columns: The edges by destination and by source; `columns` only for backward.
+    listed: Whether edges are listed, or given as intervals; these have none of the tensors in edge
+        order.
+    score: "dot", "tanh" or "leaky_relu", with its slope.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    bias: Tensor | None
+    edge_key: Tensor | None
+    edge_value: Tensor | None
+    weight: Tensor | None
+    seed: Tensor | None
+    rows: Edges
+    columns: Edges
+    listed: bool
+    score: str
+    slope: float
+    scale: float
+    dropout: float
+
+    @property
+    def batch(self) -> torch.Size:
+        return self.query.shape[:-3]
+
+
+class Backend(NamedTuple):
+    """How one kind of device computes the operator.
+
+    forward: `(call) -> out, stats`: out (*batch, num_dst, heads, value_dim); stats (*batch,
+        num_dst, 3, heads): the maximum of the logits of a row (0 if there is none), 1 / the sum
+        of their exponentials (0 if there is none), and room for backward.
+    weights: `(call, stats) -> weights`, (*batch, E, heads) in edge order.
+    backward: `(call, grad, result, stats, needed, of_weights) -> gradients` of the first seven
+        fields of the call, where needed; of what belongs to edges, summed over the batch where it
+        shares them. `grad` and `result` are those of out, or of the weights.
+    """
+
+    forward: Callable[[Call], tuple[Tensor, Tensor]]
+    weights: Callable[[Call, Tensor], Tensor]
+    backward: Callable[..., Sequence[Tensor | None]]
+
+
+BACKENDS: dict[str, Backend] = {}
+"""By the type of the device; each kernel enters its own."""
+
+
+def beyond_fused(problem: Problem) -> str | None:
+    """Why no fused sparse kernel can compute this, if so."""
+    if not isinstance(problem.score, Dot | Additive):
+        return "it computes dot and additive scores, and this one is a function"
+    if problem.normalizer is not softmax:
+        return "it computes softmax, and this normalizer is a function"
+    return None
+
+
+def attend(problem: Problem, *, of_weights: bool = False) -> Tensor:
+    """The output of attention, or the weights of its edges, by the backend of the device."""
+    score, dropout = problem.score, problem.dropout
+    weight, name, slope = None, "dot", 0.0
+    if isinstance(score, Additive):
+        score.check(problem.query)
+        weight, name, slope = score.weight, score.activation, score.negative_slope
+    value = problem.key[..., :0] if of_weights else problem.value
+    given = (problem.query, problem.key, value, _bias(problem), problem.edge_key)
+    given = (*given, None if of_weights else problem.edge_value, weight)
+    wide = wide_dtype(problem)
+    tensors = [None if x is None else x.to(wide) for x in given]
+    per_edge = of_weights or any(x is not None for x in tensors[3:6])
+    needs_grad = (x is not None and x.requires_grad for x in tensors)
+    graph, listed = _edges(
+        problem.graph,
+        list_them=per_edge,
+        in_order=per_edge or dropout > 0,
+        transpose=torch.is_grad_enabled() and any(needs_grad),
+    )
+    device = problem.query.device
+    seed = torch.randint(2**63 - 1, (1,), device=device) if dropout else None
+    options = (listed, name, slope, float(problem.scale), float(dropout), of_weights)
+    result, _ = attend_op(*tensors, seed, graph, *options)
+    return result.to(problem.query.dtype)
+
+
+def wide_dtype(problem: Problem) -> torch.dtype:
+    """Half types are computed in float32 on a CPU; a GPU converts them as it loads them."""
+    dtype = problem.query.dtype
+    return dtype if problem.query.is_cuda else torch.promote_types(dtype, torch.float32)
+
+
+def _bias(problem: Problem) -> Tensor | None:
+    """The bias as a tensor in edge order, (…, E, heads)."""
+    bias, graph = problem.bias, problem.graph
+    if bias is None:
+        return None
+    if not isinstance(bias, Tensor):
+        bias = graph.csr().to_edge_order(bias_of_edges(bias, graph, problem.heads), dim=-2)
+    return bias.expand(*bias.shape[:-1], problem.heads)
+
+
+def _edges(
+    graph: Graph, *, list_them: bool, in_order: bool, transpose: bool
+) -> tuple[list[Tensor], bool]:
+    """The tensors of `Edges` by destination and, if asked for, by source; whether edges are listed.
+
+    The places in edge order are left empty unless they are asked for.
+    """
+    nothing = torch.empty(0, dtype=torch.int32, device=graph.device)
+    if not list_them and (intervals := as_intervals(graph)) is not None:
+        turned = transposed_intervals(graph)
+        if turned is not None:
+            both = (_pointer(intervals), _pointer(turned))
+            return [part for ptr, first in both for part in (ptr, first, nothing)], False
+    sides = [compact_by_destination(graph)]
+    if transpose:
+        sides.append(compact_by_source(graph))
+    parts = []
+    for ptr, index, edge in sides:
+        parts += [ptr, index, edge if in_order and edge is not None else nothing]
+    return parts, True
+
+
+def _pointer(intervals: Intervals) -> tuple[Tensor, Tensor]:
+    """Where the edges of each row would begin in a list, int64 (rows + 1,), and its first node."""
+    degree = intervals.stop - intervals.start
+    return torch.nn.functional.pad(degree.cumsum(0), (1, 0)), intervals.start.to(torch.int32)
+
+
+# --- the operator ---------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("graphattn::attend", mutates_args=())
+def attend_op(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    edge_key: Tensor | None,
+    edge_value: Tensor | None,
+    weight: Tensor | None,
+    seed: Tensor | None,
+    graph: Sequence[Tensor],
+    listed: bool,
+    score: str,
+    slope: float,
+    scale: float,
+    dropout: float,
+    of_weights: bool,
+) -> tuple[Tensor, Tensor]:
+    """Output or weights, and the statistics of every row; see `Call` and `Backend`."""
+    tensors = (query, key, value, bias, edge_key, edge_value, weight, seed)
+    call = _call(tensors, graph, listed, score, slope, scale, dropout)
+    backend = BACKENDS[query.device.type]
+    out, stats = backend.forward(call)
+    return (backend.weights(call, stats) if of_weights else out), stats
+
+
+@attend_op.register_fake
+def _(query, key, value, bias, edge_key, edge_value, weight, seed, graph, *options):
+    wide = torch.promote_types(query.dtype, torch.float32)
+    stats = query.new_empty((*query.shape[:-2], 3, query.shape[-2]), dtype=wide)
+    if options[-1]:
+        return query.new_empty((*query.shape[:-3], graph[1].shape[0], query.shape[-2])), stats
+    return query.new_empty((*query.shape[:-1], value.shape[-1])), stats
+
+
+@torch.library.custom_op("graphattn::attend_backward", mutates_args=())
+def attend_backward_op(
+    grad: Tensor,
+    result: Tensor,
+    stats: Tensor,
+    needed: Sequence[bool],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    edge_key: Tensor | None,
+    edge_value: Tensor | None,
+    weight: Tensor | None,
+    seed: Tensor | None,
+    graph: Sequence[Tensor],
+    listed: bool,
+    score: str,
+    slope: float,
+    scale: float,
+    dropout: float,
+    of_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the first seven tensors of a call; empty where not needed."""
+    tensors = (query, key, value, bias, edge_key, edge_value, weight, seed)
+    call = _call(tensors, graph, listed, score, slope, scale, dropout)
+    backward = BACKENDS[query.device.type].backward
+    grads = backward(call, grad, result, stats, needed, of_weights)
+    return tuple(
+        x_grad if need else query.new_empty(0)  # pyright: ignore[reportReturnType]
+        for x_grad, need in zip(grads, needed)
+    )
+
+
+@attend_backward_op.register_fake
+def _(grad, result, stats, needed, *tensors_and_options):
+    return tuple(
+        torch.empty_like(x, memory_format=torch.contiguous_format) if need else grad.new_empty(0)
+        for x, need in zip(tensors_and_options[:7], needed)
+    )
+
+
+def _call(
+    tensors: Sequence[Tensor | None],
+    graph: Sequence[Tensor],
+    listed: bool,
+    score: str,
+    slope: float,
+    scale: float,
+    dropout: float,
+) -> Call:
+    rows, columns = Edges(*graph[:3]), Edges(*graph[-3:])
+    options = (listed, score, slope, scale, dropout)
+    return Call(*tensors, rows, columns, *options)  # pyright: ignore[reportArgumentType]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    tensors, graph, ctx.options = inputs[:8], inputs[8], inputs[9:]
+    ctx.save_for_backward(*output, *tensors, *graph)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+    result, stats, *saved = ctx.saved_tensors
+    tensors, graph, needed = saved[:8], saved[8:], ctx.needs_input_grad[:7]
+    grads = attend_backward_op(grad, result, stats, needed, *tensors, graph, *ctx.options)
+    asked = (x_grad if need else None for x_grad, need in zip(grads, needed))
+    return *asked, None, [None for _ in graph], *(None for _ in ctx.options)
+
+
+def _refuse(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError(
+        'fused kernels have no second derivative; name kernel="reference" to differentiate twice'
+    )
+
+
+attend_op.register_autograd(_backward, setup_context=_save)
+attend_backward_op.register_autograd(_refuse)
