@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphattn.kernels import blocks, cpu, dense, masked, reference
+from graphattn.kernels import blocks, cpu, dense, masked, reference, triton
 from graphattn.kernels.problem import Kernel, Problem
 
 KERNELS: tuple[Kernel, ...] = (
@@ -13,6 +13,7 @@ KERNELS: tuple[Kernel, ...] = (
     blocks.KERNEL,
     masked.KERNEL,
     cpu.KERNEL,
+    triton.KERNEL,
     reference.KERNEL,
 )
 """In order of preference: the first that accepts is taken."""

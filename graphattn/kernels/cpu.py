@@ -49,11 +49,11 @@ def _jit() -> Any:
 
 
 def run(problem: Problem) -> Tensor:
-    return attend(problem)
+    return attend(problem, "cpu")
 
 
 def weights(problem: Problem) -> Tensor:
-    return attend(problem, of_weights=True)
+    return attend(problem, "cpu", of_weights=True)
 
 
 def forward_of(call: Call) -> tuple[Tensor, Tensor]:
@@ -208,7 +208,7 @@ def _counter() -> numpy.ndarray:
 
 
 def _of_rows(edges: Edges) -> Any:
-    return _jit().Rows(*(_flat(x) for x in edges))
+    return _jit().Rows(*(_flat(x) for x in edges[:3]))
 
 
 def _of_nodes(x: Tensor) -> tuple[numpy.ndarray, tuple[int, int]]:
@@ -232,7 +232,7 @@ def _flat(x: Tensor) -> numpy.ndarray:
     return x.detach().view(-1).numpy()
 
 
-BACKENDS["cpu"] = Backend(forward_of, weights_of, backward_of)
+BACKENDS["cpu"] = Backend(forward_of, weights_of, backward_of, half=False, cut=False)
 
 KERNEL = Kernel(
     name="cpu",

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from graphattn.biases import bias_of_edges
 from graphattn.graphs import Graph
-from graphattn.graphs.csr import compact_by_destination, compact_by_source
-from graphattn.graphs.structure import Intervals, as_intervals, transposed_intervals
+from graphattn.graphs.csr import CompactCSR, compact_by_destination, compact_by_source
+from graphattn.graphs.rows import Cut, cut_columns, cut_rows, interval_columns, interval_rows
 from graphattn.kernels.problem import Problem
 from graphattn.normalizers import softmax
 from graphattn.scores import Additive, Dot
@@ -28,11 +28,14 @@ class Edges(NamedTuple):
     ptr: int64 (rows + 1,), where the edges of each row begin.
     index: int32 (E,), the node at the other end; of intervals (rows,), the first such node.
     edge: The place of each edge in edge order, (E,); empty where that is this order, or not asked.
+    part, hub: How long rows are cut, see `Cut`; empty for a backend that does it in its own way.
     """
 
     ptr: Tensor
     index: Tensor
     edge: Tensor
+    part: Tensor
+    hub: Tensor
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Call:
 
 
 class Backend(NamedTuple):
-    """How one kind of device computes the operator.
+    """How one kernel computes the operator.
 
     forward: `(call) -> out, stats`: out (*batch, num_dst, heads, value_dim); stats (*batch,
         num_dst, 3, heads): the maximum of the logits of a row (0 if there is none), 1 / the sum
@@ -81,15 +84,19 @@ class Backend(NamedTuple):
     backward: `(call, grad, result, stats, needed, of_weights) -> gradients` of the first seven
         fields of the call, where needed; of what belongs to edges, summed over the batch where it
         shares them. `grad` and `result` are those of out, or of the weights.
+    half: Whether it takes half types; otherwise it is given them in float32.
+    cut: Whether it is to be told how long rows are cut.
     """
 
     forward: Callable[[Call], tuple[Tensor, Tensor]]
     weights: Callable[[Call, Tensor], Tensor]
     backward: Callable[..., Sequence[Tensor | None]]
+    half: bool
+    cut: bool
 
 
 BACKENDS: dict[str, Backend] = {}
-"""By the type of the device; each kernel enters its own."""
+"""By the name of the kernel; each enters its own."""
 
 
 def beyond_fused(problem: Problem) -> str | None:
@@ -101,8 +108,8 @@ def beyond_fused(problem: Problem) -> str | None:
     return None
 
 
-def attend(problem: Problem, *, of_weights: bool = False) -> Tensor:
-    """The output of attention, or the weights of its edges, by the backend of the device."""
+def attend(problem: Problem, backend: str, *, of_weights: bool = False) -> Tensor:
+    """The output of attention, or the weights of its edges, by the backend of that name."""
     score, dropout = problem.score, problem.dropout
     weight, name, slope = None, "dot", 0.0
     if isinstance(score, Additive):
@@ -111,7 +118,7 @@ def attend(problem: Problem, *, of_weights: bool = False) -> Tensor:
     value = problem.key[..., :0] if of_weights else problem.value
     given = (problem.query, problem.key, value, _bias(problem), problem.edge_key)
     given = (*given, None if of_weights else problem.edge_value, weight)
-    wide = wide_dtype(problem)
+    wide = wide_dtype(problem, backend)
     tensors = [None if x is None else x.to(wide) for x in given]
     per_edge = of_weights or any(x is not None for x in tensors[3:6])
     needs_grad = (x is not None and x.requires_grad for x in tensors)
@@ -120,18 +127,19 @@ def attend(problem: Problem, *, of_weights: bool = False) -> Tensor:
         list_them=per_edge,
         in_order=per_edge or dropout > 0,
         transpose=torch.is_grad_enabled() and any(needs_grad),
+        cut=BACKENDS[backend].cut,
     )
     device = problem.query.device
     seed = torch.randint(2**63 - 1, (1,), device=device) if dropout else None
-    options = (listed, name, slope, float(problem.scale), float(dropout), of_weights)
+    options = (backend, listed, name, slope, float(problem.scale), float(dropout), of_weights)
     result, _ = attend_op(*tensors, seed, graph, *options)
     return result.to(problem.query.dtype)
 
 
-def wide_dtype(problem: Problem) -> torch.dtype:
-    """Half types are computed in float32 on a CPU; a GPU converts them as it loads them."""
+def wide_dtype(problem: Problem, backend: str) -> torch.dtype:
+    """The dtype that a backend is given: half types only if it converts them as it loads them."""
     dtype = problem.query.dtype
-    return dtype if problem.query.is_cuda else torch.promote_types(dtype, torch.float32)
+    return dtype if BACKENDS[backend].half else torch.promote_types(dtype, torch.float32)
 
 
 def _bias(problem: Problem) -> Tensor | None:
@@ -145,31 +153,28 @@ def _bias(problem: Problem) -> Tensor | None:
 
 
 def _edges(
-    graph: Graph, *, list_them: bool, in_order: bool, transpose: bool
+    graph: Graph, *, list_them: bool, in_order: bool, transpose: bool, cut: bool
 ) -> tuple[list[Tensor], bool]:
     """The tensors of `Edges` by destination and, if asked for, by source; whether edges are listed.
 
-    The places in edge order are left empty unless they are asked for.
+    The places in edge order are left empty unless they are asked for, and so is the cut.
     """
+    rows, columns = (None, None) if list_them else (interval_rows(graph), interval_columns(graph))
+    listed = rows is None or columns is None
+    if listed:
+        rows, columns = compact_by_destination(graph), None
+        if transpose:
+            columns = compact_by_source(graph)
     nothing = torch.empty(0, dtype=torch.int32, device=graph.device)
-    if not list_them and (intervals := as_intervals(graph)) is not None:
-        turned = transposed_intervals(graph)
-        if turned is not None:
-            both = (_pointer(intervals), _pointer(turned))
-            return [part for ptr, first in both for part in (ptr, first, nothing)], False
-    sides = [compact_by_destination(graph)]
-    if transpose:
-        sides.append(compact_by_source(graph))
-    parts = []
-    for ptr, index, edge in sides:
-        parts += [ptr, index, edge if in_order and edge is not None else nothing]
-    return parts, True
 
+    def tensors(side: CompactCSR, cut: Cut | None) -> list[Tensor]:
+        edge = side.edge if in_order and side.edge is not None else nothing
+        return [side.ptr, side.index, edge, *(cut or (nothing, nothing))]
 
-def _pointer(intervals: Intervals) -> tuple[Tensor, Tensor]:
-    """Where the edges of each row would begin in a list, int64 (rows + 1,), and its first node."""
-    degree = intervals.stop - intervals.start
-    return torch.nn.functional.pad(degree.cumsum(0), (1, 0)), intervals.start.to(torch.int32)
+    parts = tensors(rows, cut_rows(graph) if cut else None)
+    if columns is not None:
+        parts += tensors(columns, cut_columns(graph) if cut else None)
+    return parts, listed
 
 
 # --- the operator ---------------------------------------------------------------------------------
@@ -186,6 +191,7 @@ def attend_op(
     weight: Tensor | None,
     seed: Tensor | None,
     graph: Sequence[Tensor],
+    backend: str,
     listed: bool,
     score: str,
     slope: float,
@@ -196,9 +202,8 @@ def attend_op(
     """Output or weights, and the statistics of every row; see `Call` and `Backend`."""
     tensors = (query, key, value, bias, edge_key, edge_value, weight, seed)
     call = _call(tensors, graph, listed, score, slope, scale, dropout)
-    backend = BACKENDS[query.device.type]
-    out, stats = backend.forward(call)
-    return (backend.weights(call, stats) if of_weights else out), stats
+    out, stats = BACKENDS[backend].forward(call)
+    return (BACKENDS[backend].weights(call, stats) if of_weights else out), stats
 
 
 @attend_op.register_fake
@@ -225,6 +230,7 @@ def attend_backward_op(
     weight: Tensor | None,
     seed: Tensor | None,
     graph: Sequence[Tensor],
+    backend: str,
     listed: bool,
     score: str,
     slope: float,
@@ -235,8 +241,7 @@ def attend_backward_op(
     """Gradients of the first seven tensors of a call; empty where not needed."""
     tensors = (query, key, value, bias, edge_key, edge_value, weight, seed)
     call = _call(tensors, graph, listed, score, slope, scale, dropout)
-    backward = BACKENDS[query.device.type].backward
-    grads = backward(call, grad, result, stats, needed, of_weights)
+    grads = BACKENDS[backend].backward(call, grad, result, stats, needed, of_weights)
     return tuple(
         x_grad if need else query.new_empty(0)  # pyright: ignore[reportReturnType]
         for x_grad, need in zip(grads, needed)
@@ -260,7 +265,7 @@ def _call(
     scale: float,
     dropout: float,
 ) -> Call:
-    rows, columns = Edges(*graph[:3]), Edges(*graph[-3:])
+    rows, columns = Edges(*graph[:5]), Edges(*graph[-5:])
     options = (listed, score, slope, scale, dropout)
     return Call(*tensors, rows, columns, *options)  # pyright: ignore[reportArgumentType]
 
