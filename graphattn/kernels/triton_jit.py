@@ -114,6 +114,15 @@ def sum_groups(x, KV_TILE: tl.constexpr, GROUP_TILE: tl.constexpr):
         return tl.sum(tl.reshape(x, (x.shape[0], KV_TILE, GROUP_TILE, x.shape[2])), 2)
 
 
+@triton.jit
+def put_sum(sums, parts, x, b, row, item, num_rows, num_parts, WIDTH: tl.constexpr, own, there):
+    """Write the sum of a row, or of a part of it, to (batch, rows or parts, WIDTH)."""
+    if item < num_parts:
+        tl.store(parts + (b * num_parts + item) * WIDTH + own, x, mask=there)
+    else:
+        tl.store(sums + (b * num_rows + row) * WIDTH + own, x, mask=there)
+
+
 # --- the arithmetic of edges ----------------------------------------------------------------------
 
 
@@ -165,7 +174,7 @@ def forward(
     query, key, value, bias, edge_key, edge_value, weight, seed, ptr, index, edge, part,
     query_batch, query_node, key_batch, key_node, value_batch, value_node,
     bias_batch, edge_key_batch, edge_value_batch, num_rows, num_parts, num_edges, longest,
-    scale: "fp64", slope: "fp64", drop: "i64", keep: "fp64",
+    scale: tl.float64, slope: tl.float64, drop: tl.int64, keep: tl.float64,
     SCORE: tl.constexpr, LISTED: tl.constexpr, ACC: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     TILES: tl.constexpr, KV_TILE: tl.constexpr, GROUP_TILE: tl.constexpr,
@@ -244,7 +253,7 @@ def finish(
     inverse = tl.where(total > 0, 1.0 / total, total)  # what is NaN stays so
     top = tl.where(top == -float("inf"), 0.0, top)
     result = acc * inverse[:, None]
-    tl.store(out + place * HEADS * VALUE_DIM + own_out, result.to(out.dtype.element_ty), mask=is_v)
+    tl.store(out + place * HEADS * VALUE_DIM + own_out, result, mask=is_v)
     tl.store(stats + 3 * place * HEADS + head, top, mask=there)
     tl.store(stats + (3 * place + 1) * HEADS + head, inverse, mask=there)
 
@@ -303,7 +312,7 @@ def merge_sum(
         at = parts + (b * num_parts + part)[:, None] * WIDTH + d[None, :]
         acc += tl.sum(tl.load(at, mask=there, other=0.0), 0)
     to = out + (b * num_rows + row) * WIDTH + d
-    tl.store(to, acc.to(out.dtype.element_ty), mask=d < WIDTH)
+    tl.store(to, acc, mask=d < WIDTH)
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -314,7 +323,7 @@ def weights(
     query, key, value, bias, edge_key, edge_value, weight, seed, ptr, index, edge, part,
     query_batch, query_node, key_batch, key_node, value_batch, value_node,
     bias_batch, edge_key_batch, edge_value_batch, num_rows, num_parts, num_edges, longest,
-    scale: "fp64", slope: "fp64", drop: "i64", keep: "fp64",
+    scale: tl.float64, slope: tl.float64, drop: tl.int64, keep: tl.float64,
     SCORE: tl.constexpr, LISTED: tl.constexpr, ACC: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     TILES: tl.constexpr, KV_TILE: tl.constexpr, GROUP_TILE: tl.constexpr,
@@ -351,7 +360,7 @@ def weights(
             q[None], k, a[None], bias, b * bias_batch + weights, scale, slope, valid, SCORE
         )  # fmt: skip
         p = tl.exp2((s - top[None, :]) * LOG2E) * inverse[None, :]
-        tl.store(out + b * num_edges * HEADS + weights, p.to(out.dtype.element_ty), mask=valid)
+        tl.store(out + b * num_edges * HEADS + weights, p, mask=valid)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_edges"])
@@ -382,7 +391,7 @@ def by_destination(
     query, key, value, bias, edge_key, edge_value, weight, seed, ptr, index, edge, part,
     query_batch, query_node, key_batch, key_node, value_batch, value_node,
     bias_batch, edge_key_batch, edge_value_batch, num_rows, num_parts, num_edges, longest,
-    scale: "fp64", slope: "fp64", drop: "i64", keep: "fp64",
+    scale: tl.float64, slope: tl.float64, drop: tl.int64, keep: tl.float64,
     SCORE: tl.constexpr, LISTED: tl.constexpr, ACC: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     TILES: tl.constexpr, KV_TILE: tl.constexpr, GROUP_TILE: tl.constexpr,
@@ -464,7 +473,7 @@ def by_destination(
         ds = p * (dp - mean[None, :])
         if grad_bias is not None:
             to = grad_bias + b * num_edges * HEADS + weights
-            tl.store(to, ds.to(grad_bias.dtype.element_ty), mask=valid)
+            tl.store(to, ds, mask=valid)
         ds = (ds * scale)[:, :, None]
         if SCORE == "dot":
             dq += tl.sum(ds * k, 0)
@@ -477,19 +486,14 @@ def by_destination(
             da += tl.sum(ds * y, 0)
         if grad_edge_key is not None:
             to = grad_edge_key + (b * num_edges + place)[:, None, None] * KV_HEADS * HEAD_DIM
-            dk = sum_groups(dk, KV_TILE, GROUP_TILE).to(grad_edge_key.dtype.element_ty)
+            dk = sum_groups(dk, KV_TILE, GROUP_TILE)
             tl.store(to + own_ek[None], dk, mask=exists[:, None, None] & is_ek[None])
         if grad_edge_value is not None:
             to = grad_edge_value + (b * num_edges + place)[:, None, None] * KV_HEADS * VALUE_DIM
             dv = sum_groups(dropped[:, :, None] * do[None], KV_TILE, GROUP_TILE)
-            dv = dv.to(grad_edge_value.dtype.element_ty)
             tl.store(to + own_ev[None], dv, mask=exists[:, None, None] & is_ev[None])
-    if item < num_parts:
-        to = query_parts + (b * num_parts + item) * HEADS * HEAD_DIM + own_q
-        tl.store(to, dq, mask=is_q)
-    else:
-        to = grad_query + at * HEADS * HEAD_DIM + own_q
-        tl.store(to, dq.to(grad_query.dtype.element_ty), mask=is_q)
+    put_sum(grad_query, query_parts, dq, b, row, item, num_rows, num_parts, HEADS * HEAD_DIM,
+            own_q, is_q)  # fmt: skip
     if weight_parts is not None:
         to = weight_parts + (b * (num_rows + num_parts) + item) * HEADS * HEAD_DIM + own_q
         tl.store(to, da, mask=is_q)
@@ -500,7 +504,7 @@ def by_source(
     query, key, value, bias, edge_key, edge_value, weight, seed, ptr, index, edge, part,
     query_batch, query_node, key_batch, key_node, value_batch, value_node,
     bias_batch, edge_key_batch, edge_value_batch, num_rows, num_parts, num_edges, longest,
-    scale: "fp64", slope: "fp64", drop: "i64", keep: "fp64",
+    scale: tl.float64, slope: tl.float64, drop: tl.int64, keep: tl.float64,
     SCORE: tl.constexpr, LISTED: tl.constexpr, ACC: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     TILES: tl.constexpr, KV_TILE: tl.constexpr, GROUP_TILE: tl.constexpr,
@@ -591,14 +595,10 @@ def by_source(
     kv_slot = tile * KV_TILE + tl.arange(0, KV_TILE)
     own_dk, is_dk = within(kv_slot, kv_slot < KV_HEADS, HEAD_DIM, HEAD_BLOCK)
     own_dv, is_dv = within(kv_slot, kv_slot < KV_HEADS, VALUE_DIM, VALUE_BLOCK)
-    dk = tl.sum(tl.reshape(dk, (KV_TILE, GROUP_TILE, HEAD_BLOCK)), 1)
-    dv = tl.sum(tl.reshape(dv, (KV_TILE, GROUP_TILE, VALUE_BLOCK)), 1)
-    if item < num_parts:
-        at = (b * num_parts + item) * KV_HEADS
-        tl.store(key_parts + at * HEAD_DIM + own_dk, dk, mask=is_dk)
-        tl.store(value_parts + at * VALUE_DIM + own_dv, dv, mask=is_dv)
-    else:
-        at = (b * num_rows + row) * KV_HEADS
-        tl.store(grad_key + at * HEAD_DIM + own_dk, dk.to(grad_key.dtype.element_ty), mask=is_dk)
-        dv = dv.to(grad_value.dtype.element_ty)
-        tl.store(grad_value + at * VALUE_DIM + own_dv, dv, mask=is_dv)
+    if GROUP_TILE != 1:
+        dk = tl.sum(tl.reshape(dk, (KV_TILE, GROUP_TILE, HEAD_BLOCK)), 1)
+        dv = tl.sum(tl.reshape(dv, (KV_TILE, GROUP_TILE, VALUE_BLOCK)), 1)
+    put_sum(grad_key, key_parts, dk, b, row, item, num_rows, num_parts, KV_HEADS * HEAD_DIM,
+            own_dk, is_dk)  # fmt: skip
+    put_sum(grad_value, value_parts, dv, b, row, item, num_rows, num_parts, KV_HEADS * VALUE_DIM,
+            own_dv, is_dv)  # fmt: skip
