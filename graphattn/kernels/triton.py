@@ -71,9 +71,9 @@ def weights(problem: Problem) -> Tensor:
 
 # --- sizes of tiles -------------------------------------------------------------------------------
 
-# Numbers of a tile (EDGES, SLOTS, dim) that a thread holds, forward and backward; a program keeps
-# two such tiles in registers, and no tile is wider than it can be read in whole lines by its warps.
-PER_THREAD = (32, 16)
+# Bytes of a tile (EDGES, SLOTS, dim) that a thread loads, forward and backward; a program keeps some
+# such tiles in registers. Half as many where rows can't be read 16 bytes at a time.
+BYTES_PER_THREAD = (64, 32)
 MOST_EDGES = 32
 # Numbers of all heads of a node that one program takes; beyond, key heads are shared out.
 WIDEST = 2048
@@ -97,13 +97,14 @@ class Tiles(NamedTuple):
 def tiles_of(
     heads: int, kv_heads: int, head_dim: int, value_dim: int, degree: int, backward: bool, size: int
 ) -> Tiles:
-    """Tiles for a graph whose rows have `degree` edges, a power of two, and items of `size` bytes."""
+    """Tiles for rows of `degree` edges, a power of two, and numbers of `size` bytes."""
     head_block, value_block = power_of_2(head_dim), power_of_2(value_dim)
     group, dim = power_of_2(heads // kv_heads), max(head_block, value_block)
     kv_tile = min(power_of_2(kv_heads), max(WIDEST // (group * dim), 1))
     width = kv_tile * group * dim
     warps = min(max(width // WIDE_PER_WARP, 1), MOST_WARPS)
-    numbers = 32 * warps * PER_THREAD[backward] // (2 if size == 8 else 1)
+    uneven = any(dim * size % 16 for dim in (head_dim, value_dim))
+    numbers = 32 * warps * BYTES_PER_THREAD[backward] // size // (2 if uneven else 1)
     edges = max(min(numbers // width, MOST_EDGES, degree), 1)
     return Tiles(
         -(-kv_heads // kv_tile), kv_tile, group, head_block, value_block, edges, num_warps=warps
@@ -140,7 +141,7 @@ def forward_of(call: Call) -> tuple[Tensor, Tensor]:
     side.over(call.rows, _jit().forward, backward=False, out=out, stats=stats, **parts)
     if hubs := len(call.rows.hub):
         names = ("HEADS", "KV_HEADS", "VALUE_DIM", "ACC")
-        tiles = side.tiles(call.rows, backward=False)._asdict()
+        tiles = side.tiles(call.rows, backward=True)._asdict()
         del tiles["HEAD_BLOCK"]
         side.launch(
             _jit().merge_softmax,

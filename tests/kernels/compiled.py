@@ -1,4 +1,4 @@
-"""What Triton makes of the functions that a call launches, ahead of time, for GPUs that are not there."""
+"""What Triton makes of the functions that a call launches, for GPUs that are not there."""
 
 from __future__ import annotations
 
@@ -85,4 +85,6 @@ def compile_for(capability: int, launched: Launched) -> Resources:
         command = [cuobjdump(), "--dump-resource-usage", file.name]
         words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     usage = dict(word.split(":")[:2] for word in words if word.count(":") == 1)
-    return Resources(*(int(usage[name]) for name in ("REG", "STACK", "LOCAL")), kernel.metadata.shared)
+    return Resources(
+        *(int(usage[name]) for name in ("REG", "STACK", "LOCAL")), kernel.metadata.shared
+    )
