@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from graphattn.biases import Bias
@@ -108,6 +110,7 @@ def attention_weights(
         [0.333..., 0.333..., ...]
     """
     problem = _problem(query, key, key, graph, score, bias, edge_key, None, normalizer, scale, 0.0)
+    problem = replace(problem, of_weights=True)
     able = [entry for entry in KERNELS if entry.weights is not None]
     chosen = choose(problem, kernel, able if kernel == "auto" else KERNELS)
     if chosen.weights is None:

@@ -57,8 +57,8 @@ def choose(problem: Problem, kernel: str, table: Sequence[Kernel] = KERNELS) -> 
                 f'kernel "{kernel}" can\'t compute this: {reason}; kernel="auto" takes one that can'
             )
         return named
-    for candidate in table:
-        if _reason(candidate, problem) is None:
+    for candidate in table:  # whether it would be slow is asked first, because that is soon told
+        if candidate.declines(problem) is None and candidate.unsupported(problem) is None:
             return candidate
     for candidate in table:
         if candidate.unsupported(problem) is None:

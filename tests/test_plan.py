@@ -21,7 +21,7 @@ def inputs(graph: ga.Graph, heads: int = 2, kv_heads: int = 2):
 
 
 FULL_HUBS = ga.hubs(5, range(5))
-SPARSE = ga.sliding_window(400, 1)
+SPARSE = ga.sliding_window(4000, 1)
 
 PICKS = [
     (ga.complete(64), "dense"),
@@ -69,11 +69,12 @@ PICKS = [
     (ga.sliding_window(64, 4), "masked"),
     (ga.neighborhood((6, 6), 1), "masked"),
     (ga.hubs(11, [0]), "masked"),
-    (SPARSE, "reference"),
-    (ga.expander(400, 4), "reference"),
-    (PARALLEL, "reference"),
-    (ga.batch([ga.sliding_window(20, 1)] * 20), "reference"),
-    (NONE, "reference"),
+    (SPARSE, "cpu"),
+    (ga.sliding_window(400, 1), "masked"),  # small
+    (ga.expander(4000, 4), "cpu"),
+    (PARALLEL, "cpu"),
+    (ga.batch([ga.sliding_window(20, 1)] * 200), "cpu"),
+    (NONE, "masked"),
 ]
 
 
@@ -88,16 +89,26 @@ def test_auto_picks(graph: ga.Graph, kernel: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"score": Additive(torch.ones(2, 4))},
         {"score": lambda q_i, k_j, edge: (q_i - k_j).square().sum(-1)},
         {"normalizer": lambda logits, csr: logits},
     ],
-    ids=["additive", "own score", "own normalizer"],
+    ids=["own score", "own normalizer"],
 )
 def test_what_only_the_reference_computes(graph: ga.Graph, options) -> None:
     plan = explain(*inputs(graph), graph, **options)
     assert plan.kernel == "reference"
+    assert "is a function" in plan.rejected.pop("cpu")
     assert all("dot products and softmax only" in why for why in plan.rejected.values())
+
+
+@pytest.mark.parametrize("graph", [ga.causal(9), MIXED, ga.prefix(9, 4), SPARSE], ids=str)
+def test_what_only_sparse_kernels_compute(graph: ga.Graph) -> None:
+    assert explain(*inputs(graph), graph, score=Additive(torch.ones(2, 4))).kernel == "cpu"
+    features = torch.zeros(1, 1, 1).expand(graph.num_edges, 2, 4)
+    for name in ("edge_key", "edge_value"):
+        plan = explain(*inputs(graph), graph, **{name: features})
+        assert plan.kernel == "cpu"
+        assert "features of edges" in plan.rejected["dense"]
 
 
 @pytest.mark.parametrize("bias", [None, "tensor", "function"])
@@ -143,6 +154,7 @@ def test_a_named_kernel_runs_or_says_why_not() -> None:
 def test_slow_is_better_than_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = inputs(SPARSE)
     monkeypatch.setattr("graphattn.kernels.reference.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("graphattn.kernels.cpu.numba_is_missing", lambda: "Numba is gone")
     plan = explain(q, k, v, SPARSE)
     assert plan.kernel == "masked"
     assert "no other kernel can" in str(plan).splitlines()[0]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from graphattn.graphs.csr import compact_by_destination
 from graphattn.graphs.facts import fact
 from graphattn.graphs.memory import fits
 
@@ -81,7 +82,7 @@ def as_dense(graph: Graph) -> Dense | None:
 @fact
 def as_intervals(graph: Graph) -> Intervals | None:
     """`Intervals` if the sources of every destination are consecutive."""
-    if not can_be_listed(graph):
+    if not can_be_listed(graph) or not _begins_like_intervals(graph):
         return None
     ptr, index, row, _ = graph.csr()
     degree = ptr.diff()
@@ -127,7 +128,43 @@ def as_blocks(graph: Graph) -> Blocks | None:
     """`Blocks` if the graph falls apart into dense graphs, complete or causal."""
     if (intervals := as_intervals(graph)) is not None:
         return _blocks_of_intervals(intervals, graph.num_src)
-    return _blocks_of_rows(graph) if can_be_listed(graph) else None
+    if not can_be_listed(graph) or not _begins_like_blocks(graph):
+        return None
+    return _blocks_of_rows(graph)
+
+
+# A look at the first edges spares most irregular graphs the sorting of all.
+FIRST_EDGES = 2**16
+
+
+@fact
+def _first_rows(graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
+    """Smallest and largest source and the degree of some first destinations that hear somebody."""
+    ptr, index, _ = compact_by_destination(graph)
+    count = int((ptr[1:] <= FIRST_EDGES).sum())
+    degree = ptr[: count + 1].diff()
+    row = torch.arange(count, device=ptr.device).repeat_interleave(degree)
+    index = index[: len(row)].long()
+    low, high = torch.full_like(degree, graph.num_src), torch.full_like(degree, -1)
+    low.scatter_reduce_(0, row, index, "amin")
+    high.scatter_reduce_(0, row, index, "amax")
+    hears = degree > 0
+    return low[hears], high[hears], degree[hears]
+
+
+def _begins_like_intervals(graph: Graph) -> bool:
+    low, high, degree = _first_rows(graph)
+    return torch.equal(high - low + 1, degree)
+
+
+def _begins_like_blocks(graph: Graph) -> bool:
+    """Rows of one block hear its first source, and no row of another block hears any of them."""
+    low, _, degree = _first_rows(graph)
+    index = compact_by_destination(graph).index[: int(degree.sum())].long()
+    owner = torch.full((graph.num_src,), -1, device=index.device)
+    of_edge = low.repeat_interleave(degree)
+    owner[index] = of_edge
+    return torch.equal(owner[index], of_edge)
 
 
 @fact

@@ -9,6 +9,7 @@ Graphs of intervals need no list of edges at all. The loops are in `cpu_jit.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy
@@ -24,6 +25,11 @@ from graphattn.kernels.threads import run_on_threads
 WORTH_A_THREAD = 300_000
 # Dimensions whose loops are unrolled: each is compiled on its own, all others share one loop.
 UNROLLED = (8, 16, 32, 64, 128)
+
+NOTHING = {
+    torch.float32: numpy.empty(0, numpy.float32),
+    torch.float64: numpy.empty(0, numpy.float64),
+}
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -48,22 +54,15 @@ def _jit() -> Any:
     return cpu_jit
 
 
-def run(problem: Problem) -> Tensor:
-    return attend(problem, "cpu")
-
-
-def weights(problem: Problem) -> Tensor:
-    return attend(problem, "cpu", of_weights=True)
-
-
 def forward_of(call: Call) -> tuple[Tensor, Tensor]:
     launch, query, value = Launch(call), call.query, call.value
     shape, rows = launch.shape, launch.rows
     out = query.new_empty((*query.shape[:-1], value.shape[-1]))
     stats = query.new_empty((*query.shape[:-2], 3, query.shape[-2]))
     slots = launch.slots(rows)
-    parts = [query.new_empty(slots * shape.heads * size) for size in (shape.value_dim, 3)]
-    arrays = [_flat(x) for x in (out, stats, *parts)]
+    sizes = (slots * shape.heads * size for size in (shape.value_dim, 3))
+    parts = [numpy.empty(size, launch.inputs.query.dtype) for size in sizes]
+    arrays = [_flat(out), _flat(stats), *parts]
     launch(_jit().forward(launch.form), rows, rows, launch.inputs, *arrays)
     if slots:
         _jit().merge_softmax(shape, rows, *arrays)
@@ -85,40 +84,39 @@ def backward_of(
     stats: Tensor,
     needed: Sequence[bool],
     of_weights: bool,
-) -> list[Tensor]:
+) -> list[Tensor | None]:
     jit, launch, query = _jit(), Launch(call), call.query
     shape, rows, columns = launch.shape, launch.rows, launch.columns
     # The loops write the first three and add to the others, which may be left out.
     shapes = launch.gradient_shapes()
     grads = [query.new_empty(size) for size in shapes[:3]]
-    for size, need in zip(shapes[3:], needed[3:]):
-        grads.append(query.new_zeros(size) if need else query.new_empty(0))
-    nothing = query.new_empty(0)
-    given = (nothing, nothing, grad) if of_weights else (grad, result, nothing)
-    arrays = jit.Gradients(*(_flat(x.contiguous()) for x in (*given, stats.clone(), *grads)))
+    grads += [query.new_zeros(size) if need else None for size, need in zip(shapes[3:], needed[3:])]
+    nothing = NOTHING[query.dtype]
+    given = (None, None, grad) if of_weights else (grad, result, None)
+    arrays = jit.Gradients(
+        *(nothing if x is None else _flat(x.contiguous()) for x in (*given, stats.clone(), *grads))
+    )
     if of_weights:
         whole = _flat(result.contiguous())
         run_on_threads(jit.weigh_gradients, 2**30, _counter(), shape, rows, whole, arrays)
     slots, size = launch.slots(rows), shape.heads * shape.head_dim
-    part = _flat(query.new_empty(slots * size))
+    part = numpy.empty(slots * size, nothing.dtype)
     launch(jit.by_destination(launch.form), rows, rows, launch.inputs, arrays, part)
     if slots:
         jit.merge_sum(shape.batch, rows, size, arrays.query, part)
     if needed[1] or needed[2]:
         slots = launch.slots(columns)
         sizes = [shape.kv_heads * size for size in (shape.head_dim, shape.value_dim)]
-        parts = [_flat(query.new_empty(slots * size)) for size in sizes]
+        parts = [numpy.empty(slots * size, nothing.dtype) for size in sizes]
         kernel = jit.by_source(launch.form)
         launch(kernel, columns, rows, columns, launch.inputs, arrays, *parts)
         for size, whole, part in zip(sizes, (arrays.key, arrays.value), parts):
             if slots:
                 jit.merge_sum(shape.batch, columns, size, whole, part)
-    for at, x in ((3, call.bias), (4, call.edge_key), (5, call.edge_value)):
-        if x is not None and needed[at]:
-            grads[at] = grads[at].sum_to_size(x.shape)
-    if needed[6]:
-        grads[6] = grads[6].sum(0)
-    return grads
+    *of_nodes, of_bias, of_edge_key, of_edge_value, of_weight = grads
+    shared = ((of_bias, call.bias), (of_edge_key, call.edge_key), (of_edge_value, call.edge_value))
+    of_edges = (None if x_grad is None else x_grad.sum_to_size(x.shape) for x_grad, x in shared)
+    return [*of_nodes, *of_edges, None if of_weight is None else of_weight.sum(0)]
 
 
 class Launch:
@@ -145,13 +143,13 @@ class Launch:
         plain = all(x is None for x in extras)
         self.form = jit.Form(jit.SCORES.index(call.score), *unrolled, call.listed, plain)
         number = numpy.float32 if single else numpy.float64
-        weight = query.new_empty(0) if call.weight is None else call.weight
+        weight, nothing = call.weight, NOTHING[query.dtype]
         self.inputs = jit.Inputs(
             *(part for x in (query, key, value) for part in _of_nodes(x)),
             *self._of_edges(call.bias, 2),
             *self._of_edges(call.edge_key, 3),
             *self._of_edges(call.edge_value, 3),
-            weight=_flat(weight.contiguous()),
+            weight=nothing if weight is None else _flat(weight.contiguous()),
             slope=number(call.slope),
             scale=number(call.scale),
             zero=number(0),
@@ -163,7 +161,8 @@ class Launch:
 
     def _of_edges(self, x: Tensor | None, dims: int) -> tuple[numpy.ndarray, int]:
         """Numbers of so many dimensions per item of the batch, and the stride of the batch."""
-        x = self.call.query.new_empty(0) if x is None else x
+        if x is None:
+            return NOTHING[self.call.query.dtype], 0
         if x.shape[:-dims].numel() == 1:
             return _flat(x.contiguous()), 0
         x = x.expand(*self.call.batch, *x.shape[-dims:]).contiguous()
@@ -219,9 +218,11 @@ def _of_nodes(x: Tensor) -> tuple[numpy.ndarray, tuple[int, int]]:
     x = x.detach()
     heads, dim = x.shape[-2:]
     together = (dim == 1 or x.stride(-1) == 1) and (heads == 1 or x.stride(-2) == dim)
-    x = (x if together else x.contiguous()).reshape(x.shape[:-3].numel(), *x.shape[-3:])
-    if x.numel() == 0:
-        return _flat(x), (0, 0)
+    x = x if together else x.contiguous()
+    if x.ndim != 4:
+        x = x.reshape(x.shape[:-3].numel(), *x.shape[-3:])
+    if x.is_contiguous():
+        return x.numpy().reshape(-1), (x.shape[1] * heads * dim, heads * dim)
     batch, node = x.stride()[:2]
     extent = (x.shape[0] - 1) * batch + (x.shape[1] - 1) * node + heads * dim
     return x.as_strided((extent,), (1,)).numpy(), (batch, node)
@@ -229,7 +230,7 @@ def _of_nodes(x: Tensor) -> tuple[numpy.ndarray, tuple[int, int]]:
 
 def _flat(x: Tensor) -> numpy.ndarray:
     """A contiguous tensor as an array of one dimension."""
-    return x.detach().view(-1).numpy()
+    return x.detach().numpy().reshape(-1)
 
 
 BACKENDS["cpu"] = Backend(forward_of, weights_of, backward_of, half=False, cut=False)
@@ -238,6 +239,6 @@ KERNEL = Kernel(
     name="cpu",
     why="the graph is sparse; edges are gathered, weighed and summed in one pass each way",
     unsupported=unsupported,
-    run=run,
-    weights=weights,
+    run=partial(attend, backend="cpu"),
+    weights=partial(attend, backend="cpu"),
 )

@@ -295,9 +295,7 @@ def extra_logit(form, dim, shape, inputs, s, b, i, h, g, edge):
 
 @inline
 def extra_gradient(shape, inputs, grads, width, grad, b, i, h, g, edge):
-    """The gradient of a weight, with the value feature of its edge and under dropout; and what
-    dropout makes of 1.
-    """
+    """The gradient of a weight, with the value feature of its edge, and the factor of dropout."""
     if len(inputs.edge_value):
         to = ((b * shape.num_dst + i) * shape.heads + h) * width
         f = b * inputs.edge_value_stride + (edge * shape.kv_heads + g) * width

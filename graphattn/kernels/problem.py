@@ -24,6 +24,7 @@ class Problem:
     (*batch, num_src, kv_heads, value_dim): one dtype, one device, heads a multiple of kv_heads.
     bias: None, (…, E, heads) in edge order, or a function of pairs.
     edge_key, edge_value: None, or (…, E, kv_heads, head_dim or value_dim) in edge order.
+    of_weights: Whether the weights of the edges are asked for, and not the output.
     """
 
     query: Tensor
@@ -37,6 +38,7 @@ class Problem:
     dropout: float
     edge_key: Tensor | None = None
     edge_value: Tensor | None = None
+    of_weights: bool = False
 
     @property
     def heads(self) -> int:

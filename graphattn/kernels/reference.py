@@ -17,6 +17,10 @@ from graphattn.graphs.structure import LISTED_EDGE_BYTES
 from graphattn.kernels.problem import Kernel, Problem
 from graphattn.segments import segment_softmax, segment_sum
 
+# Time of one edge here over that of one pair in the kernel "masked", forward and backward: measured
+# on a CPU by `python scripts/bench.py --suite crossover`.
+EDGE_OVER_PAIR = 80.0
+
 
 def unsupported(problem: Problem) -> str | None:
     query, value = problem.query, problem.value
@@ -29,6 +33,15 @@ def unsupported(problem: Problem) -> str | None:
     if needed > free:
         return f"the gathered pairs take {human(needed)}, and {human(free)} are free"
     return None
+
+
+def declines(problem: Problem) -> str | None:
+    if problem.beyond_sdpa is not None or problem.graph.density * EDGE_OVER_PAIR < 1:
+        return None
+    return (
+        f"{100 * problem.graph.density:.3g}% of all pairs are edges; from "
+        f"{100 / EDGE_OVER_PAIR:.3g}% on it is faster to score all pairs"
+    )
 
 
 def run(problem: Problem) -> Tensor:
@@ -72,8 +85,9 @@ def edge_logits(problem: Problem) -> Tensor:
 
 
 def gather(x: Tensor, features: Tensor | None, problem: Problem) -> Tensor:
-    """Of every edge in CSR order, what its source holds and its own features, for every query head:
-    (*batch, E, heads, dim), float32 at least.
+    """What travels along every edge, with its own features, for every query head.
+
+    Returns (*batch, E, heads, dim) in CSR order, float32 at least.
     """
     csr, wide = problem.graph.csr(), torch.promote_types(x.dtype, torch.float32)
     x_j = x.index_select(-3, csr.index).to(wide)
@@ -99,4 +113,5 @@ KERNEL = Kernel(
     unsupported=unsupported,
     run=run,
     weights=weights,
+    declines=declines,
 )

@@ -102,9 +102,7 @@ class Vectors:
         loop(builder.and_(length, INT64(-half)), length, 1)
 
     def over_blocks(self, length: ir.Value, block: Callable[[ir.Value, int, int], None]) -> None:
-        """`block(place, width, count)` for as many full vectors at once as stay in registers, then
-        for half as many, and so on down to scalars.
-        """
+        """`block(place, width, count)` for as many vectors as stay in registers, then for fewer."""
         builder, size = self.builder, STRAIGHT * self.widest
         done = builder.and_(length, INT64(-size))
         with cgutils.for_range_slice(builder, INT64(0), done, INT64(size), intp=INT64) as (at, _):
@@ -296,9 +294,7 @@ def maximum(typing, x, length):
 
 @intrinsic
 def exp_sum(typing, x, length, shift):
-    """`x[:length] = exp(x[:length] - shift)`, and the sum of these; the length a
-    multiple of PADDING.
-    """
+    """The sum of `x[:length] = exp(x[:length] - shift)`; the length a multiple of PADDING."""
 
     def emit(context, builder, signature, args):
         vectors = Vectors(builder, signature.args[0].dtype)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -59,14 +59,6 @@ def _jit() -> Any:
     from graphattn.kernels import triton_jit
 
     return triton_jit
-
-
-def run(problem: Problem) -> Tensor:
-    return attend(problem, "triton")
-
-
-def weights(problem: Problem) -> Tensor:
-    return attend(problem, "triton", of_weights=True)
 
 
 # --- sizes of tiles -------------------------------------------------------------------------------
@@ -382,7 +374,7 @@ KERNEL = Kernel(
     name="triton",
     why="the graph is sparse; edges are gathered, weighed and summed in one pass each way",
     unsupported=unsupported,
-    run=run,
-    weights=weights,
+    run=partial(attend, backend="triton"),
+    weights=partial(attend, backend="triton"),
     declines=declines,
 )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 import graphattn as ga
-from graphattn import attention, explain
+from graphattn import attention, attention_weights, explain
 from graphattn.kernels.problem import Problem
 from graphattn.kernels.reference import log_sum_exp
 from graphattn.normalizers import softmax
+from graphattn.plan import KERNELS
 from graphattn.scores import Dot
 from graphattn.segments import torch_scatter
 from tests.oracle import (
@@ -21,10 +23,12 @@ from tests.oracle import (
     KERNEL_NAMES,
     PARALLEL,
     Case,
+    Inputs,
     assert_close,
     dense_attention,
     draw,
     expected,
+    gradients,
     results,
 )
 
@@ -82,6 +86,39 @@ def test_computes_something(kernel: str, dtype: torch.dtype) -> None:
 def test_reference_without_torch_scatter(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphattn.segments.torch_scatter", lambda: None)
     check("reference", case, torch.float32)
+
+
+def weights_of(kernel: str, inputs: Inputs) -> torch.Tensor:
+    q, k, _, graph, options, *_ = inputs
+    options = {name: value for name, value in options.items() if name != "edge_value"}
+    if kernel == "formula":
+        return dense_attention(*inputs[:4], **options).weights
+    return attention_weights(q, k, graph, kernel=kernel, **options)
+
+
+@pytest.mark.parametrize("kernel", [entry.name for entry in KERNELS if entry.weights is not None])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_weights_of_every_edge(case: Case, kernel: str) -> None:
+    plain, exact = (draw(case, torch.float32, kept) for kept in (None, torch.float64))
+    inputs = draw(case, torch.float32)
+    try:
+        weights = weights_of(kernel, inputs)
+    except ValueError:
+        return
+    grad = torch.randn(weights.shape, generator=torch.Generator().manual_seed(0))
+    formula, truth = weights_of("formula", plain), weights_of("formula", exact)
+    close = partial(assert_close, size=case.spread)
+    close("weights", weights.detach(), formula.detach(), truth.detach())
+    dst = case.graph.edge_index[1]
+    sums = torch.zeros_like(inputs.query[..., 0]).index_add(-2, dst, weights)
+    assert ((sums - 1).abs().lt(1e-5) | (sums == 0)).all()
+    got, near, true = (
+        gradients(result, source, grad.to(result.dtype))
+        for result, source in ((weights, inputs), (formula, plain), (truth, exact))
+    )
+    for name in got:
+        size = 4 * case.spread * max(1.0, float(true[name].abs().sum() and true[name].abs().max()))
+        assert_close(name, got[name], near[name], true[name], factor=3, size=size)
 
 
 DOT = [case for case in CASES if case.score == "dot"]
