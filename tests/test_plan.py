@@ -98,6 +98,7 @@ def test_what_only_the_reference_computes(graph: ga.Graph, options) -> None:
     plan = explain(*inputs(graph), graph, **options)
     assert plan.kernel == "reference"
     assert "is a function" in plan.rejected.pop("cpu")
+    assert "it runs on a GPU" in plan.rejected.pop("triton")
     assert all("dot products and softmax only" in why for why in plan.rejected.values())
 
 
