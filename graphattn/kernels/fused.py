@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from graphattn.biases import bias_of_edges
 from graphattn.graphs import Graph
-from graphattn.graphs.csr import CompactCSR, compact_both, compact_by_destination
+from graphattn.graphs.csr import compact_both, compact_by_destination
 from graphattn.graphs.memory import free_bytes, human
-from graphattn.graphs.rows import Cut, cut_columns, cut_rows, interval_columns, interval_rows
+from graphattn.graphs.rows import cut_columns, cut_rows, interval_columns, interval_rows
 from graphattn.graphs.structure import LISTED_EDGE_BYTES, transposed_intervals
 from graphattn.kernels.problem import Problem
 from graphattn.normalizers import softmax
@@ -185,20 +185,17 @@ def _edges(
 
     The places in edge order are left empty unless they are asked for, and so is the cut.
     """
-    rows, columns = (None, None) if list_them else (interval_rows(graph), interval_columns(graph))
-    listed = rows is None or columns is None
-    if listed:
-        alone = (compact_by_destination(graph), None)
-        rows, columns = compact_both(graph) if transpose else alone
+    listed = list_them or interval_rows(graph) is None or interval_columns(graph) is None
+    if not listed:
+        sides = (interval_rows(graph), interval_columns(graph))
+    else:
+        sides = compact_both(graph) if transpose else (compact_by_destination(graph),)
     nothing = torch.empty(0, dtype=torch.int32, device=graph.device)
-
-    def tensors(side: CompactCSR, cut: Cut | None) -> list[Tensor]:
-        edge = side.edge if in_order and side.edge is not None else nothing
-        return [side.ptr, side.index, edge, *(cut or (nothing, nothing))]
-
-    parts = tensors(rows, cut_rows(graph) if cut else None)
-    if columns is not None:
-        parts += tensors(columns, cut_columns(graph) if cut else None)
+    parts = []
+    for side, cut_of in zip(sides, (cut_rows, cut_columns)):
+        ptr, index, edge = side  # pyright: ignore[reportGeneralTypeIssues]
+        parts += [ptr, index, edge if in_order and edge is not None else nothing]
+        parts += cut_of(graph) if cut else (nothing, nothing)
     return parts, listed
 
 

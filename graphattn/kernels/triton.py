@@ -63,8 +63,8 @@ def _jit() -> Any:
 
 # --- sizes of tiles -------------------------------------------------------------------------------
 
-# Bytes of a tile (EDGES, SLOTS, dim) that a thread loads, forward and backward; a program keeps some
-# such tiles in registers. Half as many where rows can't be read 16 bytes at a time.
+# Bytes of a tile (EDGES, SLOTS, dim) that a thread loads, forward and backward; a program keeps
+# some such tiles in registers. Half as many where rows can't be read 16 bytes at a time.
 BYTES_PER_THREAD = (64, 32)
 MOST_EDGES = 32
 # Numbers of all heads of a node that one program takes; beyond, key heads are shared out.

@@ -2,17 +2,17 @@
 
 A program computes one row of the graph, or a part of a long one, for a tile of heads, with EDGES of
 its edges in flight. All heads of a node lie together in memory and are loaded together: tiles are
-(EDGES, SLOTS, dim), where a slot is a query head. SLOTS = KV_TILE x GROUP_TILE powers of two, so that
-the query heads of a key head are next to each other, and sums over them are sums over an axis.
+(EDGES, SLOTS, dim), where a slot is a query head. SLOTS = KV_TILE x GROUP_TILE, powers of two: the
+query heads of a key head are next to each other, and sums over them are sums over an axis.
 
 The parts of long rows are the first programs, and write their sums to `*_parts`; the program of the
 row itself leaves it to them, and they are merged in order. Nothing is added up atomically.
 
-Common arguments: query, key, value with the strides of their batch and node; bias, edge_key,
+Common arguments: query, key, value with the strides of their batch and node; bias, edge_key and
 edge_value in edge order, or None, with the stride of their batch (0 if it shares them); weight and
-slope of an additive score; seed, or None if no weight is dropped, else those whose 32 random bits are
-below `drop`, and the others are multiplied by `keep`; ptr, index, edge, part as in `Edges`. Numbers
-are passed as float64. ACC is the type of sums.
+slope of an additive score; seed, or None if no weight is dropped, else those are whose 32 random
+bits are below `drop`, and the others are multiplied by `keep`; ptr, index, edge, part as in
+`Edges`. Numbers are passed as float64. ACC is the type of sums.
 """
 
 import triton
@@ -56,7 +56,8 @@ def my_row(ptr, part, num_rows, num_parts, longest, TILES: tl.constexpr):
 
 @triton.jit
 def slots(
-    tile, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, KV_TILE: tl.constexpr, GROUP_TILE: tl.constexpr
+    tile,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, KV_TILE: tl.constexpr, GROUP_TILE: tl.constexpr,
 ):  # fmt: skip
     """Key head and query head of every slot of a tile, and whether there is one: (SLOTS,)."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
@@ -158,7 +159,7 @@ def logits_of(q, k, a, bias, number_of_weight, scale, slope, valid, SCORE: tl.co
 
 @triton.jit
 def kept(seed, b, weights, drop, keep):
-    """The factors of weights under dropout: 0 or `keep`, by Philox from the number of the weight."""
+    """The factors of weights under dropout, 0 or `keep`: Philox of the number of the weight."""
     number_of_weight = (b << 40) + weights
     low, high = number_of_weight.to(tl.uint32), (number_of_weight >> 32).to(tl.uint32)
     nothing = low * 0
