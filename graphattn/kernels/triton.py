@@ -25,6 +25,7 @@ from graphattn.kernels.fused import BACKENDS, Backend, Call, Edges, attend, beyo
 from graphattn.kernels.problem import Kernel, Problem
 
 LARGEST_DIM = 256
+MOST_PROGRAMS = 2**31 - 1  # of a launch
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -33,6 +34,9 @@ def unsupported(problem: Problem) -> str | None:
         return f"it runs on a GPU, and the tensors are on {query.device}"
     if (dim := max(query.shape[-1], value.shape[-1])) > LARGEST_DIM:
         return f"it takes up to {LARGEST_DIM} numbers a head, and here are {dim}"
+    most = max(query.shape[:-2].numel(), problem.key.shape[:-2].numel())
+    if most * problem.key.shape[-2] > MOST_PROGRAMS // 2:  # the other half is for parts of rows
+        return f"{most} nodes of a batch are more than one launch has programs for"
     return beyond_fused(problem) or triton_is_missing()
 
 
