@@ -105,7 +105,9 @@ def compact_by_source(graph: Graph) -> CompactCSR:
 
 @fact
 def compact_both(graph: Graph) -> tuple[CompactCSR, CompactCSR]:
-    """By destination and by source, made at once, each on a thread of its own."""
+    """By destination and by source, made at once: on a CPU each on a thread of its own."""
+    if graph.device.type != "cpu":  # a thread would not know the stream that the caller is on
+        return compact_by_destination(graph), compact_by_source(graph)
     with ThreadPoolExecutor(2) as pool:
         rows, columns = pool.map(
             lambda side: side(graph), (compact_by_destination, compact_by_source)

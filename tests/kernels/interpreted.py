@@ -16,6 +16,7 @@ from torch import Tensor
 import graphattn as ga
 from graphattn import attention, attention_weights, explain
 from graphattn.graphs import rows
+from graphattn.kernels import triton
 from graphattn.kernels.fused import attend_op
 from tests.kernels.test_kernels import BY_NAME, TINY, check, run, tiny_call
 from tests.oracle import PARALLEL, Case, draw, random_edges, results
@@ -96,6 +97,16 @@ def test_long_rows_are_cut(name: str, dtype: torch.dtype) -> None:
     graph = make()
     assert len(rows.cut_rows(graph).part) > 2 * len(rows.cut_rows(graph).hub) > 0
     check("triton", Case(f"cut, {name}", graph, **options), dtype)
+
+
+@pytest.mark.usefixtures("cut")
+def test_many_heads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "WIDEST", 16)
+    triton.tiles_of.cache_clear()
+    assert triton.tiles_of(6, 3, 8, 8, 4, False, 4).TILES == 3
+    words = {"edges": "key value", "bias": "tensor", "score": "leaky_relu"}
+    check("triton", Case("shared out", random_edges(4, 5, 30), heads=6, kv_heads=3, **words), WIDE)
+    triton.tiles_of.cache_clear()
 
 
 def test_same_inputs_same_bits() -> None:

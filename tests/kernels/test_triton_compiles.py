@@ -47,6 +47,7 @@ CASES = [
     ("1 x 1", sparse, {"heads": 1, "head_dim": 1, "value_dim": 3}, [WIDE]),
     ("2 x 256", sparse, {"heads": 2, "head_dim": 256}, [HALF]),
     ("16 of 1 x 128", sparse, {"heads": 16, "kv_heads": 1, "head_dim": 128}, [SHORT]),
+    ("32 x 128", sparse, {"heads": 32, "head_dim": 128}, [SHORT]),
     ("6 of 2 x 24", sparse, {"heads": 6, "kv_heads": 2, "head_dim": 24}, [WIDE]),
     ("bias", sparse, {"heads": 4, "head_dim": 32, "bias": "tensor", "batch": (2,)}, [SHORT]),
     ("features", sparse, {"heads": 4, "head_dim": 32, "edges": "key value"}, [HALF, WIDE]),
