@@ -68,7 +68,8 @@ def _jit() -> Any:
 # --- sizes of tiles -------------------------------------------------------------------------------
 
 # Bytes of a tile (EDGES, SLOTS, dim) that a thread loads, forward and backward; a program keeps
-# some such tiles in registers. Half as many where rows can't be read 16 bytes at a time.
+# some such tiles in registers. Half as many where features of edges are as many again, or rows
+# can't be read 16 bytes at a time.
 BYTES_PER_THREAD = (64, 32)
 MOST_EDGES = 32
 # Numbers of all heads of a node that one program takes; beyond, key heads are shared out.
@@ -91,16 +92,27 @@ class Tiles(NamedTuple):
 
 @cache
 def tiles_of(
-    heads: int, kv_heads: int, head_dim: int, value_dim: int, degree: int, backward: bool, size: int
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    value_dim: int,
+    *,
+    degree: int,
+    size: int,
+    features: bool,
+    backward: bool,
 ) -> Tiles:
-    """Tiles for rows of `degree` edges, a power of two, and numbers of `size` bytes."""
+    """Tiles for rows of `degree` edges, a power of two, and numbers of `size` bytes.
+
+    features: Whether edges have some.
+    """
     head_block, value_block = power_of_2(head_dim), power_of_2(value_dim)
     group, dim = power_of_2(heads // kv_heads), max(head_block, value_block)
     kv_tile = min(power_of_2(kv_heads), max(WIDEST // (group * dim), 1))
     width = kv_tile * group * dim
     warps = min(max(width // WIDE_PER_WARP, 1), MOST_WARPS)
     uneven = any(dim * size % 16 for dim in (head_dim, value_dim))
-    numbers = 32 * warps * BYTES_PER_THREAD[backward] // size // (2 if uneven else 1)
+    numbers = 32 * warps * BYTES_PER_THREAD[backward] // size // (2 if uneven or features else 1)
     edges = max(min(numbers // width, MOST_EDGES, degree), 1)
     return Tiles(
         -(-kv_heads // kv_tile), kv_tile, group, head_block, value_block, edges, num_warps=warps
@@ -276,8 +288,13 @@ class Launch:
         # Of intervals, the number of edges is known to the GPU alone.
         listed, nodes = self.call.listed, max(len(edges.ptr) - 1, 1)
         degree = power_of_2(max(len(edges.index) // nodes, 4)) if listed else MOST_EDGES
-        dims, size = (self.common[name] for name in names), self.call.query.element_size()
-        return tiles_of(*dims, min(degree, MOST_EDGES), backward, size)
+        return tiles_of(
+            *(self.common[name] for name in names),
+            degree=min(degree, MOST_EDGES),
+            size=self.call.query.element_size(),
+            features=self.call.edge_key is not None or self.call.edge_value is not None,
+            backward=backward,
+        )
 
     def parts(self, edges: Edges, *shape: int) -> Tensor:
         """Room for what the parts of long rows write."""

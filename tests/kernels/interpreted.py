@@ -103,7 +103,8 @@ def test_long_rows_are_cut(name: str, dtype: torch.dtype) -> None:
 def test_many_heads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "WIDEST", 16)
     triton.tiles_of.cache_clear()
-    assert triton.tiles_of(6, 3, 8, 8, 4, False, 4).TILES == 3
+    options = {"degree": 4, "size": 4, "features": True, "backward": False}
+    assert triton.tiles_of(6, 3, 8, 8, **options).TILES == 3
     words = {"edges": "key value", "bias": "tensor", "score": "leaky_relu"}
     check("triton", Case("shared out", random_edges(4, 5, 30), heads=6, kv_heads=3, **words), WIDE)
     triton.tiles_of.cache_clear()
