@@ -257,6 +257,7 @@ def finish(
     tl.store(out + place * HEADS * VALUE_DIM + own_out, result, mask=is_v)
     tl.store(stats + 3 * place * HEADS + head, top, mask=there)
     tl.store(stats + (3 * place + 1) * HEADS + head, inverse, mask=there)
+    tl.store(stats + (3 * place + 2) * HEADS + head, tl.zeros_like(top), mask=there)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_parts", "num_hubs"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -96,13 +98,16 @@ def calls(graph: ga.Graph):
     bias = torch.randn(edges, heads, device="cuda")
     feature = torch.randn(edges, heads, 32, device="cuda")
     score = Additive(torch.randn(heads, 32, device="cuda"), "leaky_relu")
+    attend = partial(attention, graph=graph, kernel="triton")
     return {
-        "plain": lambda q, k, v: attention(q, k, v, graph),
-        "bias": lambda q, k, v: attention(q, k, v, graph, bias=bias),
-        "features": lambda q, k, v: attention(q, k, v, graph, edge_key=feature, edge_value=feature),
-        "additive": lambda q, k, v: attention(q, k, v, graph, score=score),
-        "dropout": lambda q, k, v: attention(q, k, v, graph, dropout=0.1),
-        "weights": lambda q, k, v: attention_weights(q, k, graph) @ v.new_ones(heads, 1),
+        "plain": lambda q, k, v: attend(q, k, v),
+        "bias": lambda q, k, v: attend(q, k, v, bias=bias),
+        "features": lambda q, k, v: attend(q, k, v, edge_key=feature, edge_value=feature),
+        "additive": lambda q, k, v: attend(q, k, v, score=score),
+        "dropout": lambda q, k, v: attend(q, k, v, dropout=0.1),
+        "weights": lambda q, k, v: (
+            attention_weights(q, k, graph, kernel="triton") @ v.new_ones(heads, 1)
+        ),
     }
 
 
