@@ -93,7 +93,10 @@ def backward_of(
     nothing = NOTHING[query.dtype]
     given = (None, None, grad) if of_weights else (grad, result, None)
     arrays = jit.Gradients(
-        *(nothing if x is None else _flat(x.contiguous()) for x in (*given, stats.clone(), *grads))
+        *(
+            nothing if x is None else _flat(x.contiguous())
+            for x in (*given, stats, torch.empty_like(stats), *grads)
+        )
     )
     if of_weights:
         whole = _flat(result.contiguous())
@@ -190,7 +193,7 @@ class Launch:
     def __call__(self, kernel: Callable[..., None], rows: Any, *args: Any) -> None:
         """Run a kernel over the tasks of some rows, on as many threads as are worth it."""
         shape, counter = self.shape, _counter()
-        size, dtype = _jit().UNIT + _jit().PADDING, self.inputs.query.dtype
+        size, dtype = shape.heads * (_jit().UNIT + _jit().PADDING), self.inputs.query.dtype
 
         def work() -> None:
             kernel(counter, numpy.empty(size, dtype), shape, *args)
