@@ -57,9 +57,9 @@ def forward_of(call: Call) -> tuple[Tensor, Tensor]:
     launch, query, value = Launch(call), call.query, call.value
     shape, rows = launch.shape, launch.rows
     out = query.new_empty((*query.shape[:-1], value.shape[-1]))
-    stats = query.new_empty((*query.shape[:-2], 3, query.shape[-2]))
+    stats = query.new_empty((*query.shape[:-2], 2, query.shape[-2]))
     slots = launch.slots(rows)
-    sizes = (slots * shape.heads * size for size in (shape.value_dim, 3))
+    sizes = (slots * shape.heads * size for size in (shape.value_dim, 2))
     parts = [numpy.empty(size, launch.inputs.query.dtype) for size in sizes]
     arrays = [_flat(out), _flat(stats), *parts]
     launch(_jit().forward(launch.form), rows, rows, launch.inputs, *arrays)
@@ -92,10 +92,11 @@ def backward_of(
     grads += [query.new_zeros(size) if need else None for size, need in zip(shapes[3:], needed[3:])]
     nothing = NOTHING[query.dtype]
     given = (None, None, grad) if of_weights else (grad, result, None)
+    rows_known = query.new_empty((*query.shape[:-2], 3, query.shape[-2]))
     arrays = jit.Gradients(
         *(
             nothing if x is None else _flat(x.contiguous())
-            for x in (*given, stats, torch.empty_like(stats), *grads)
+            for x in (*given, stats, rows_known, *grads)
         )
     )
     if of_weights:

@@ -123,8 +123,8 @@ class Inputs(NamedTuple):
 class Gradients(NamedTuple):
     """What backward is given and what it fills; an empty array is one that nobody asked for.
 
-    stats (batch, num_dst, 3, heads): of the logits of a row the maximum and 1 / the sum of their
-    exponentials; the third is not used.
+    stats (batch, num_dst, 2, heads): of the logits of a row the maximum and 1 / the sum of their
+    exponentials.
     rows (batch, num_dst, 3, heads): what the pass by source needs to know of a row, written by the
     pass by destination: the maximum, log of the sum, and sum_j of each weight times its gradient.
     grad_weights (batch, E, heads): instead of grad_out, for the gradient of the weights alone.
@@ -384,8 +384,8 @@ def forward(form: Form) -> Callable:
                         top = shift
                         total = inputs.one / total if total != 0 else total
                         scale(run, length, total)
-                    put(stats_to, 3 * heads * place + h, top)
-                    put(stats_to, (3 * place + 1) * heads + h, total)
+                    put(stats_to, 2 * heads * place + h, top)
+                    put(stats_to, (2 * place + 1) * heads + h, total)
                 for h in range(heads):
                     run = p[h * length : (h + 1) * length]
                     g, to = h // group, (heads * place + h) * width
@@ -426,20 +426,20 @@ def merge_softmax(shape, rows, out, stats, out_parts, stats_parts):
                 top, sum_ = -np.inf, 0.0
                 for u in range(t, last + 1):
                     part = 2 * (b * tasks + u) + (u == t)
-                    top = max(top, stats_parts[3 * heads * part + h])
+                    top = max(top, stats_parts[2 * heads * part + h])
                 top = top if top > -np.inf else 0.0
                 for u in range(t, last + 1):
                     part = 2 * (b * tasks + u) + (u == t)
-                    total = stats_parts[(3 * part + 1) * heads + h]
+                    total = stats_parts[(2 * part + 1) * heads + h]
                     if total != 0:
-                        factor = np.exp(stats_parts[3 * heads * part + h] - top)
+                        factor = np.exp(stats_parts[2 * heads * part + h] - top)
                         sum_ += total * factor
                         for d in range(h * width, (h + 1) * width):
                             more = factor * out_parts[part * heads * width + d]
                             out[place * heads * width + d] += more
                 inverse = 1 / sum_ if sum_ != 0 else 0.0
-                stats[3 * heads * place + h] = top
-                stats[(3 * place + 1) * heads + h] = inverse
+                stats[2 * heads * place + h] = top
+                stats[(2 * place + 1) * heads + h] = inverse
                 for d in range((place * heads + h) * width, (place * heads + h + 1) * width):
                     out[d] *= inverse
 
@@ -481,7 +481,7 @@ def weights(form: Form) -> Callable:
             row = first_row(rows.ptr, t * UNIT)
             while row < shape.num_dst and rows.ptr[row] + row < (t + 1) * UNIT:
                 low, high, _ = segment(rows.ptr, row, t)
-                length, top = padded(high - low), 3 * heads * (b * shape.num_dst + row)
+                length, top = padded(high - low), 2 * heads * (b * shape.num_dst + row)
                 for h in range(heads):
                     row_logits(
                         form, dim, shape, rows, inputs, p, length, b, row, h, h // group, low, high
@@ -544,9 +544,9 @@ def by_destination(form: Form) -> Callable:
                     target, at = query_parts, heads * dim * (2 * b * tasks + part)
                 clear(target, at, heads * dim)
                 for h in range(heads):
-                    top = 3 * heads * place + h
-                    put(grads.rows, top, get(grads.stats, top))
-                    put(grads.rows, top + heads, -np.log(get(grads.stats, top + heads)))
+                    stat, top = 2 * heads * place + h, 3 * heads * place + h
+                    put(grads.rows, top, get(grads.stats, stat))
+                    put(grads.rows, top + heads, -np.log(get(grads.stats, stat + heads)))
                     if not len(grads.grad_weights):
                         to = (place * heads + h) * width
                         delta = dot(grads.grad_out, to, grads.out, to, width)
@@ -574,8 +574,8 @@ def by_destination(form: Form) -> Callable:
                             )  # fmt: skip
                     for h in range(heads):
                         run = p[h * CHUNK : (h + 1) * CHUNK]
-                        exp_sum(run, length, get(grads.stats, 3 * heads * place + h))
-                        scale(run, length, get(grads.stats, (3 * place + 1) * heads + h))
+                        exp_sum(run, length, get(grads.stats, 2 * heads * place + h))
+                        scale(run, length, get(grads.stats, (2 * place + 1) * heads + h))
                     if not form.plain:
                         for h in range(heads):
                             add_extras(
