@@ -16,108 +16,18 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+import bench_sparse
 import torch
 import torch.nn.functional as F
+from timing import Call, Row, compare, leaves
 from torch import Tensor
 from tqdm import tqdm
 
 import graphattn as ga
-
-Call = Callable[..., Tensor]
-
-
-@dataclass
-class Row:
-    """One comparison: median milliseconds of both, and the median of the ratios of the rounds."""
-
-    case: str
-    peer: str
-    direction: str
-    ours_ms: float
-    peer_ms: float
-    ratio: float
-    bound: float | None
-
-
-def once(run: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds that a call takes."""
-    if device.type == "cuda":
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        stop.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(stop)
-    start = time.perf_counter()
-    run()
-    return 1e3 * (time.perf_counter() - start)
-
-
-def agree(ours: Tensor, theirs: Tensor, case: str, peer: str) -> None:
-    """Raise unless two results of float32 arithmetic are the same up to rounding."""
-    error = (ours - theirs).abs().max().item()
-    if not error <= 1e-4 * theirs.abs().max().item():
-        raise SystemExit(f"{case}: ours and {peer} differ by {error:.3g}; nothing was timed")
-
-
-def compare(
-    case: str,
-    inputs: list[Tensor],
-    ours: Call,
-    peers: dict[str, Call],
-    *,
-    bound: dict[str, float],
-    rounds: int,
-) -> list[Row]:
-    """Check and time ours against every peer, forward and forward + backward.
-
-    Args:
-        inputs: Leaves that all calls take, requiring gradients.
-        bound: For some peers, the ratio that ours has to reach.
-    """
-    device = inputs[0].device
-    grad = torch.randn_like(ours(*inputs))
-
-    def forward(call: Call) -> Tensor:
-        with torch.no_grad():
-            return call(*inputs)
-
-    def both(call: Call) -> list[Tensor]:
-        return list(torch.autograd.grad(call(*inputs), inputs, grad))
-
-    rows = []
-    for direction, run in (("forward", forward), ("forward + backward", both)):
-        for peer, call in peers.items():
-            for mine, theirs in zip(as_list(run(ours)), as_list(run(call)), strict=True):
-                agree(mine, theirs, case, peer)
-        times: dict[str, list[float]] = {"ours": [], **{peer: [] for peer in peers}}
-        calls = {"ours": ours, **peers}
-        for number in tqdm(range(rounds + 2), desc=f"{case}, {direction}", leave=False):
-            for name in list(calls) if number % 2 else list(calls)[::-1]:
-                elapsed = once(lambda: run(calls[name]), device)  # noqa: B023
-                if number >= 2:  # the first rounds warm up
-                    times[name].append(elapsed)
-        mine = times.pop("ours")
-        for peer, theirs in times.items():
-            ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
-            medians = (statistics.median(mine), statistics.median(theirs))
-            rows.append(Row(case, peer, direction, *medians, ratio, bound.get(peer)))
-    return rows
-
-
-def as_list(result: Tensor | list[Tensor]) -> list[Tensor]:
-    return result if isinstance(result, list) else [result]
-
-
-def leaves(*shape: int, device: torch.device, count: int = 3) -> list[Tensor]:
-    torch.manual_seed(0)
-    return [torch.randn(shape, device=device, requires_grad=True) for _ in range(count)]
 
 
 def dense_suite(device: torch.device, rounds: int) -> list[Row]:
@@ -186,25 +96,34 @@ def windows_suite(device: torch.device, rounds: int) -> list[Row]:
 
 
 def crossover_suite(device: torch.device, rounds: int) -> list[Row]:
-    """Sparse graphs edge by edge against masked attention over all pairs: where do they meet?
+    """Sparse kernels against masked attention over all pairs: where do they meet?
 
-    The density at which the ratio reference / masked is 1 is 1 / EDGE_OVER_PAIR of
-    `graphattn/kernels/masked.py`.
+    The ratio is 1 where the costs of `graphattn/kernels/masked.py` say so, for the reference where
+    `EDGE_OVER_PAIR` of `graphattn/kernels/reference.py` does.
     """
     rows = []
-    for nodes in (256, 1024, 2048):
-        for degree in (4, 16, 64):
-            graph = ga.expander(nodes, degree, seed=0).to(device)
-            inputs = leaves(2, nodes, 4, 32, device=device)
-            calls = {
-                name: lambda q, k, v, name=name, graph=graph: ga.attention(
-                    q, k, v, graph, kernel=name
-                )
-                for name in ("reference", "masked")
-            }
-            case = f"{graph}, {100 * graph.density:.3g}%: reference kernel"
-            peers = {"masked kernel": calls["masked"]}
-            rows += compare(case, inputs, calls["reference"], peers, bound={}, rounds=rounds)
+    fused = "cpu" if device.type == "cpu" else "triton"
+    cases = [(64, 8, density) for density in (0.02, 0.1, 0.4)]
+    cases += [
+        (nodes, 2, density) for nodes in (256, 1024, 2048) for density in (0.05, 0.1, 0.2, 0.4)
+    ]
+    for kernel, sizes in (
+        (fused, cases),
+        ("reference", [(1024, 2, 0.004), (1024, 2, 0.016), (1024, 2, 0.06)]),
+    ):
+        for nodes, batch, density in sizes:
+            pairs = torch.randperm(nodes**2, generator=torch.Generator().manual_seed(0))
+            pairs = pairs[: int(density * nodes**2)]
+            edges = torch.stack([pairs % nodes, pairs // nodes])
+            graph = ga.from_edges(edges, nodes).to(device)
+            inputs = leaves(batch, nodes, 4, 32, device=device)
+
+            def call(name: str, graph: ga.Graph = graph) -> Call:
+                return lambda q, k, v: ga.attention(q, k, v, graph, kernel=name)
+
+            case = f"{nodes} nodes, {density:.1%} of all pairs, batch {batch}, 4 x 32: {kernel}"
+            peers = {"masked kernel": call("masked")}
+            rows += compare(case, inputs, call(kernel), peers, bound={}, rounds=rounds)
     return rows
 
 
@@ -228,6 +147,7 @@ SUITES = {
     "dense": dense_suite,
     "windows": windows_suite,
     "crossover": crossover_suite,
+    "sparse": bench_sparse.suite,
     "import": import_suite,
 }
 
@@ -268,6 +188,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=25, help="rounds of each comparison")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--plot", type=Path, help="also draw time over edges to this file")
     options = parser.parse_args(argv)
     device = torch.device(options.device)
     rows = [row for name in options.suite for row in SUITES[name](device, options.rounds)]
@@ -276,6 +197,8 @@ def main(argv: list[str] | None = None) -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         figures = {**machine(device), "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if options.plot:
+        bench_sparse.scaling(options.plot)
 
 
 if __name__ == "__main__":

@@ -58,9 +58,9 @@ def forward_of(call: Call) -> tuple[Tensor, Tensor]:
     launch, query, value = Launch(call), call.query, call.value
     shape, rows = launch.shape, launch.rows
     out = query.new_empty((*query.shape[:-1], value.shape[-1]))
-    stats = query.new_empty((*query.shape[:-2], 3, query.shape[-2]))
+    stats = query.new_empty((*query.shape[:-2], 2, query.shape[-2]))
     slots = launch.slots(rows)
-    sizes = (slots * shape.heads * size for size in (shape.value_dim, 3))
+    sizes = (slots * shape.heads * size for size in (shape.value_dim, 2))
     parts = [numpy.empty(size, launch.inputs.query.dtype) for size in sizes]
     arrays = [_flat(out), _flat(stats), *parts]
     launch(_jit().forward(launch.form), rows, rows, launch.inputs, *arrays)
@@ -93,8 +93,12 @@ def backward_of(
     grads += [query.new_zeros(size) if need else None for size, need in zip(shapes[3:], needed[3:])]
     nothing = NOTHING[query.dtype]
     given = (None, None, grad) if of_weights else (grad, result, None)
+    rows_known = query.new_empty((*query.shape[:-2], 3, query.shape[-2]))
     arrays = jit.Gradients(
-        *(nothing if x is None else _flat(x.contiguous()) for x in (*given, stats.clone(), *grads))
+        *(
+            nothing if x is None else _flat(x.contiguous())
+            for x in (*given, stats, rows_known, *grads)
+        )
     )
     if of_weights:
         whole = _flat(result.contiguous())
@@ -191,7 +195,7 @@ class Launch:
     def __call__(self, kernel: Callable[..., None], rows: Any, *args: Any) -> None:
         """Run a kernel over the tasks of some rows, on as many threads as are worth it."""
         shape, counter = self.shape, _counter()
-        size, dtype = _jit().UNIT + _jit().PADDING, self.inputs.query.dtype
+        size, dtype = shape.heads * (_jit().UNIT + _jit().PADDING), self.inputs.query.dtype
 
         def work() -> None:
             kernel(counter, numpy.empty(size, dtype), shape, *args)

@@ -123,8 +123,10 @@ class Inputs(NamedTuple):
 class Gradients(NamedTuple):
     """What backward is given and what it fills; an empty array is one that nobody asked for.
 
-    stats (batch, num_dst, 3, heads): maximum of the logits, 1 / sum of their exponentials, and what
-    the pass by destination adds: sum_j of weight times its gradient.
+    stats (batch, num_dst, 2, heads): of the logits of a row the maximum and 1 / the sum of their
+    exponentials.
+    rows (batch, num_dst, 3, heads): what the pass by source needs to know of a row, written by the
+    pass by destination: the maximum, log of the sum, and sum_j of each weight times its gradient.
     grad_weights (batch, E, heads): instead of grad_out, for the gradient of the weights alone.
     """
 
@@ -132,6 +134,7 @@ class Gradients(NamedTuple):
     out: Any
     grad_weights: Any
     stats: Any
+    rows: Any
     query: Any
     key: Any
     value: Any
@@ -365,34 +368,40 @@ def forward(form: Form) -> Callable:
                 else:
                     place, out_to, stats_to = 2 * b * tasks + part, out_parts, stats_parts
                 clear(out_to, heads * width * place, heads * width)
+                # Each phase for all heads, so that a head need not wait for the one before.
                 for h in range(heads):
-                    g = h // group
+                    run = p[h * length : (h + 1) * length]
                     row_logits(
-                        form, dim, shape, rows, inputs, p, length, b, row, h, g, low, high
+                        form, dim, shape, rows, inputs, run, length, b, row, h, h // group,
+                        low, high,
                     )  # fmt: skip
-                    top = maximum(p, length)
+                for h in range(heads):
+                    run = p[h * length : (h + 1) * length]
+                    top = maximum(run, length)
                     shift = top if top > -np.inf else inputs.zero
-                    total = exp_sum(p, length, shift)
+                    total = exp_sum(run, length, shift)
                     if part < 0:
                         top = shift
                         total = inputs.one / total if total != 0 else total
-                        scale(p, length, total)
-                    put(stats_to, 3 * heads * place + h, top)
-                    put(stats_to, (3 * place + 1) * heads + h, total)
-                    to = (heads * place + h) * width
+                        scale(run, length, total)
+                    put(stats_to, 2 * heads * place + h, top)
+                    put(stats_to, (2 * place + 1) * heads + h, total)
+                for h in range(heads):
+                    run = p[h * length : (h + 1) * length]
+                    g, to = h // group, (heads * place + h) * width
                     if not form.plain:
                         for e in range(low, high):
-                            edge, weight = edge_of(rows, e), get(p, e - low)
+                            edge, weight = edge_of(rows, e), get(run, e - low)
                             if inputs.drop:
                                 number = (b * shape.num_edges + edge) * heads + h
                                 weight *= kept(inputs, number)
-                                put(p, e - low, weight)
+                                put(run, e - low, weight)
                             if len(inputs.edge_value):
                                 f = b * inputs.edge_value_stride
                                 f += (edge * shape.kv_heads + g) * width
                                 add_scaled(out_to, to, weight, inputs.edge_value, f, width)
                     add_weighted(
-                        out_to, to, inputs.one, p, width, inputs.value,
+                        out_to, to, inputs.one, run, width, inputs.value,
                         b * inputs.value_strides[0] + g * width, inputs.value_strides[1],
                         form.listed, rows.index, last, first, low, high,
                     )  # fmt: skip
@@ -417,20 +426,20 @@ def merge_softmax(shape, rows, out, stats, out_parts, stats_parts):
                 top, sum_ = -np.inf, 0.0
                 for u in range(t, last + 1):
                     part = 2 * (b * tasks + u) + (u == t)
-                    top = max(top, stats_parts[3 * heads * part + h])
+                    top = max(top, stats_parts[2 * heads * part + h])
                 top = top if top > -np.inf else 0.0
                 for u in range(t, last + 1):
                     part = 2 * (b * tasks + u) + (u == t)
-                    total = stats_parts[(3 * part + 1) * heads + h]
+                    total = stats_parts[(2 * part + 1) * heads + h]
                     if total != 0:
-                        factor = np.exp(stats_parts[3 * heads * part + h] - top)
+                        factor = np.exp(stats_parts[2 * heads * part + h] - top)
                         sum_ += total * factor
                         for d in range(h * width, (h + 1) * width):
                             more = factor * out_parts[part * heads * width + d]
                             out[place * heads * width + d] += more
                 inverse = 1 / sum_ if sum_ != 0 else 0.0
-                stats[3 * heads * place + h] = top
-                stats[(3 * place + 1) * heads + h] = inverse
+                stats[2 * heads * place + h] = top
+                stats[(2 * place + 1) * heads + h] = inverse
                 for d in range((place * heads + h) * width, (place * heads + h + 1) * width):
                     out[d] *= inverse
 
@@ -472,7 +481,7 @@ def weights(form: Form) -> Callable:
             row = first_row(rows.ptr, t * UNIT)
             while row < shape.num_dst and rows.ptr[row] + row < (t + 1) * UNIT:
                 low, high, _ = segment(rows.ptr, row, t)
-                length, top = padded(high - low), 3 * heads * (b * shape.num_dst + row)
+                length, top = padded(high - low), 2 * heads * (b * shape.num_dst + row)
                 for h in range(heads):
                     row_logits(
                         form, dim, shape, rows, inputs, p, length, b, row, h, h // group, low, high
@@ -489,7 +498,7 @@ def weights(form: Form) -> Callable:
 
 @compiled
 def weigh_gradients(counter, shape, rows, weights, grads):
-    """Of every row: the sum of each weight times its gradient, into the third of the statistics."""
+    """Of every row: the sum of each weight times its gradient, into the third of `rows`."""
     heads = shape.heads
     while True:
         task = fetch_add(counter)
@@ -499,11 +508,11 @@ def weigh_gradients(counter, shape, rows, weights, grads):
         for place in range(begin, min(begin + UNIT, shape.batch * shape.num_dst)):
             b, row = place // shape.num_dst, place % shape.num_dst
             delta = (3 * place + 2) * heads
-            clear(grads.stats, delta, heads)
+            clear(grads.rows, delta, heads)
             for e in range(rows.ptr[row], rows.ptr[row + 1]):
                 edge = (b * shape.num_edges + edge_of(rows, e)) * heads
                 for h in range(heads):
-                    grads.stats[delta + h] += weights[edge + h] * grads.grad_weights[edge + h]
+                    grads.rows[delta + h] += weights[edge + h] * grads.grad_weights[edge + h]
 
 
 # --- backward -------------------------------------------------------------------------------------
@@ -519,7 +528,7 @@ def by_destination(form: Form) -> Callable:
         width = form.value_dim if form.value_dim else shape.value_dim
         heads, tasks, last = shape.heads, num_tasks(rows.ptr), shape.num_edges - 1
         group = heads // shape.kv_heads
-        p, dp = scratch[:CHUNK], scratch[CHUNK : 2 * CHUNK]
+        p, dp = scratch[: heads * CHUNK], scratch[heads * CHUNK : 2 * heads * CHUNK]
         while True:
             task = fetch_add(counter)
             if task >= shape.batch * tasks:
@@ -535,62 +544,81 @@ def by_destination(form: Form) -> Callable:
                     target, at = query_parts, heads * dim * (2 * b * tasks + part)
                 clear(target, at, heads * dim)
                 for h in range(heads):
-                    g, to = h // group, (place * heads + h) * width
-                    top = get(grads.stats, 3 * heads * place + h)
-                    inverse = get(grads.stats, (3 * place + 1) * heads + h)
-                    if len(grads.grad_weights):
-                        delta = get(grads.stats, (3 * place + 2) * heads + h)
-                    else:
+                    stat, top = 2 * heads * place + h, 3 * heads * place + h
+                    put(grads.rows, top, get(grads.stats, stat))
+                    put(grads.rows, top + heads, -np.log(get(grads.stats, stat + heads)))
+                    if not len(grads.grad_weights):
+                        to = (place * heads + h) * width
                         delta = dot(grads.grad_out, to, grads.out, to, width)
-                        put(grads.stats, (3 * place + 2) * heads + h, delta)
-                    for low in range(begin, end, CHUNK):
-                        high = min(low + CHUNK, end)
-                        length = padded(high - low)
+                        put(grads.rows, top + 2 * heads, delta)
+                for low in range(begin, end, CHUNK):
+                    high = min(low + CHUNK, end)
+                    length = padded(high - low)
+                    for h in range(heads):
                         row_logits(
-                            form, dim, shape, rows, inputs, p, length, b, row, h, g, low, high
+                            form, dim, shape, rows, inputs, p[h * CHUNK : (h + 1) * CHUNK],
+                            length, b, row, h, h // group, low, high,
                         )  # fmt: skip
-                        exp_sum(p, length, top)
-                        scale(p, length, inverse)
+                    for h in range(heads):
+                        run = dp[h * CHUNK : (h + 1) * CHUNK]
                         if len(grads.grad_weights):
                             for e in range(low, high):
                                 number = (b * shape.num_edges + edge_of(rows, e)) * heads + h
-                                put(dp, e - low, get(grads.grad_weights, number))
+                                put(run, e - low, get(grads.grad_weights, number))
                         else:
+                            v = b * inputs.value_strides[0] + h // group * width
                             dots(
-                                dp, inputs.one, grads.grad_out, to, width, inputs.value,
-                                b * inputs.value_strides[0] + g * width, inputs.value_strides[1],
-                                form.listed, rows.index, last, first, low, high,
+                                run, inputs.one, grads.grad_out, (place * heads + h) * width,
+                                width, inputs.value, v, inputs.value_strides[1], form.listed,
+                                rows.index, last, first, low, high,
                             )  # fmt: skip
-                        if not form.plain:
-                            for e in range(low, high):
-                                edge = edge_of(rows, e)
-                                grad, keep = extra_gradient(
-                                    shape, inputs, grads, width, get(dp, e - low), b, row, h, g,
-                                    edge,
-                                )  # fmt: skip
-                                put(dp, e - low, grad)
-                                if len(grads.edge_value):
-                                    f = (b * shape.num_edges + edge) * shape.kv_heads + g
-                                    add_scaled(
-                                        grads.edge_value, f * width, get(p, e - low) * keep,
-                                        grads.grad_out, to, width,
-                                    )  # fmt: skip
-                        softmax_gradient(p, dp, length, delta)
+                    for h in range(heads):
+                        run = p[h * CHUNK : (h + 1) * CHUNK]
+                        exp_sum(run, length, get(grads.stats, 2 * heads * place + h))
+                        scale(run, length, get(grads.stats, (2 * place + 1) * heads + h))
+                    if not form.plain:
+                        for h in range(heads):
+                            add_extras(
+                                shape, rows, inputs, grads, p[h * CHUNK : (h + 1) * CHUNK],
+                                dp[h * CHUNK : (h + 1) * CHUNK], width, b, row, h, h // group,
+                                low, high,
+                            )  # fmt: skip
+                    for h in range(heads):
+                        delta = get(grads.rows, (3 * place + 2) * heads + h)
+                        run = dp[h * CHUNK : (h + 1) * CHUNK]
+                        softmax_gradient(p[h * CHUNK : (h + 1) * CHUNK], run, length, delta)
+                    for h in range(heads):
+                        run, g, to = dp[h * CHUNK : (h + 1) * CHUNK], h // group, at + h * dim
                         if form.score == DOT:
                             _, k = places(dim, inputs, b, row, 0, h, g)
                             add_weighted(
-                                target, at + h * dim, inputs.scale, dp, dim, inputs.key, k,
+                                target, to, inputs.scale, run, dim, inputs.key, k,
                                 inputs.key_strides[1], form.listed, rows.index, last, first,
                                 low, high,
                             )  # fmt: skip
                         if form.score != DOT or not form.plain:
                             chunk_gradients(
-                                form, dim, shape, rows, inputs, grads, dp, b, row, h, g, low, high,
-                                target, at + h * dim, (task * heads + h) * dim,
+                                form, dim, shape, rows, inputs, grads, run, b, row, h, g, low,
+                                high, target, to, (task * heads + h) * dim,
                             )  # fmt: skip
                 row += 1
 
     return by_destination
+
+
+@inline
+def add_extras(shape, rows, inputs, grads, p, dp, width, b, i, h, g, low, high):
+    """Value features and dropout, between the weights of a chunk and their gradients."""
+    for e in range(low, high):
+        edge = edge_of(rows, e)
+        grad, keep = extra_gradient(
+            shape, inputs, grads, width, get(dp, e - low), b, i, h, g, edge
+        )  # fmt: skip
+        put(dp, e - low, grad)
+        if len(grads.edge_value):
+            f = ((b * shape.num_edges + edge) * shape.kv_heads + g) * width
+            to = ((b * shape.num_dst + i) * shape.heads + h) * width
+            add_scaled(grads.edge_value, f, get(p, e - low) * keep, grads.grad_out, to, width)
 
 
 @inline
@@ -636,7 +664,7 @@ def by_source(form: Form) -> Callable:
         width = form.value_dim if form.value_dim else shape.value_dim
         heads, kv_heads, tasks = shape.heads, shape.kv_heads, num_tasks(columns.ptr)
         group, last = heads // kv_heads, shape.num_edges - 1
-        stats, p, dp = grads.stats, scratch[:CHUNK], scratch[CHUNK : 2 * CHUNK]
+        p, dp = scratch[: heads * CHUNK], scratch[heads * CHUNK : 2 * heads * CHUNK]
         while True:
             task = fetch_add(counter)
             if task >= shape.batch * tasks:
@@ -652,61 +680,73 @@ def by_source(form: Form) -> Callable:
                     place, dk, dv = 2 * b * tasks + part, key_parts, value_parts
                 clear(dk, kv_heads * dim * place, kv_heads * dim)
                 clear(dv, kv_heads * width * place, kv_heads * width)
-                for h in range(heads):
-                    g = h // group
-                    q, k = places(dim, inputs, b, 0, row, h, g)
-                    v = b * inputs.value_strides[0] + row * inputs.value_strides[1] + g * width
-                    o = (b * shape.num_dst * heads + h) * width
-                    for low in range(begin, end, CHUNK):
-                        high = min(low + CHUNK, end)
-                        length = padded(high - low)
-                        fill(p, length - PADDING, -np.inf)
+                for low in range(begin, end, CHUNK):
+                    high = min(low + CHUNK, end)
+                    length = padded(high - low)
+                    for h in range(heads):
+                        q, k = places(dim, inputs, b, 0, row, h, h // group)
+                        run = p[h * CHUNK : (h + 1) * CHUNK]
+                        fill(run, length - PADDING, -np.inf)
                         if form.score == DOT:
                             dots(
-                                p, inputs.scale, inputs.key, k, dim, inputs.query, q,
+                                run, inputs.scale, inputs.key, k, dim, inputs.query, q,
                                 inputs.query_strides[1], form.listed, columns.index, last, first,
                                 low, high,
                             )  # fmt: skip
-                        if len(grads.grad_out):
+                    if len(grads.grad_out):
+                        for h in range(heads):
+                            v = b * inputs.value_strides[0] + row * inputs.value_strides[1]
                             dots(
-                                dp, inputs.one, inputs.value, v, width, grads.grad_out, o,
-                                heads * width, form.listed, columns.index, last, first, low, high,
+                                dp[h * CHUNK : (h + 1) * CHUNK], inputs.one, inputs.value,
+                                v + h // group * width, width, grads.grad_out,
+                                (b * shape.num_dst * heads + h) * width, heads * width,
+                                form.listed, columns.index, last, first, low, high,
                             )  # fmt: skip
-                        for e in range(low, high):
-                            i, s = neighbor(form, columns, row, e), get(p, e - low)
-                            if form.score != DOT or not form.plain:
+                    for e in range(low, high):
+                        i, at = neighbor(form, columns, row, e), e - low
+                        top = 3 * heads * (b * shape.num_dst + i)
+                        if form.listed:
+                            ahead = np.int64(get(columns.index, min(e + AHEAD, last)))
+                            prefetch(grads.rows, 3 * heads * (b * shape.num_dst + ahead))
+                        for h in range(heads):
+                            s, grad = get(p, h * CHUNK + at), get(dp, h * CHUNK + at)
+                            if form.score != DOT or not form.plain or len(grads.grad_weights):
                                 edge = edge_of_transposed(form, rows, columns, e, i, row)
+                                g = h // group
                                 if form.score != DOT:
                                     s = additive_score(
                                         form, dim, shape, inputs, b, i, row, h, g, edge
                                     )
                                 if not form.plain:
                                     s = extra_logit(form, dim, shape, inputs, s, b, i, h, g, edge)
-                            stat = 3 * heads * (b * shape.num_dst + i) + h
-                            put(p, e - low, s - get(stats, stat))
-                            if form.listed and h == 0:
-                                ahead = np.int64(get(columns.index, min(e + AHEAD, last)))
-                                prefetch(stats, 3 * heads * (b * shape.num_dst + ahead))
-                        exp_sum(p, length, inputs.zero)
-                        for e in range(low, high):
-                            i, grad = neighbor(form, columns, row, e), get(dp, e - low)
-                            stat = 3 * heads * (b * shape.num_dst + i) + h
-                            weight, keep = get(p, e - low) * get(stats, stat + heads), inputs.one
-                            if not form.plain or len(grads.grad_weights):
-                                edge = edge_of_transposed(form, rows, columns, e, i, row)
                                 if len(grads.grad_weights):
                                     number = (b * shape.num_edges + edge) * heads + h
                                     grad = get(grads.grad_weights, number)
-                                else:
-                                    grad, keep = extra_gradient(
+                                elif not form.plain:
+                                    grad, _ = extra_gradient(
                                         shape, inputs, grads, width, grad, b, i, h, g, edge
                                     )
-                            put(p, e - low, weight * keep)
-                            put(dp, e - low, weight * (grad - get(stats, stat + 2 * heads)))
+                            s = s - get(grads.rows, top + h) - get(grads.rows, top + heads + h)
+                            put(p, h * CHUNK + at, s)
+                            put(dp, h * CHUNK + at, grad - get(grads.rows, top + 2 * heads + h))
+                    for h in range(heads):
+                        run = p[h * CHUNK : (h + 1) * CHUNK]
+                        exp_sum(run, length, inputs.zero)
+                        softmax_gradient(run, dp[h * CHUNK : (h + 1) * CHUNK], length, inputs.zero)
+                    if not form.plain and inputs.drop:
+                        for e in range(low, high):
+                            i, at = neighbor(form, columns, row, e), e - low
+                            edge = edge_of_transposed(form, rows, columns, e, i, row)
+                            for h in range(heads):
+                                keep = kept(inputs, (b * shape.num_edges + edge) * heads + h)
+                                put(p, h * CHUNK + at, get(p, h * CHUNK + at) * keep)
+                    for h in range(heads):
+                        g, run = h // group, dp[h * CHUNK : (h + 1) * CHUNK]
+                        q, _ = places(dim, inputs, b, 0, row, h, g)
                         to = (kv_heads * place + g) * dim
                         if form.score == DOT:
                             add_weighted(
-                                dk, to, inputs.scale, dp, dim, inputs.query, q,
+                                dk, to, inputs.scale, run, dim, inputs.query, q,
                                 inputs.query_strides[1], form.listed, columns.index, last, first,
                                 low, high,
                             )  # fmt: skip
@@ -715,14 +755,16 @@ def by_source(form: Form) -> Callable:
                                 i = neighbor(form, columns, row, e)
                                 edge = edge_of_transposed(form, rows, columns, e, i, row)
                                 add_pair_gradient(
-                                    form, dim, shape, inputs, inputs.scale * get(dp, e - low),
+                                    form, dim, shape, inputs, inputs.scale * get(run, e - low),
                                     b, i, row, h, g, edge, dk, to, dk, np.int64(-1),
                                 )  # fmt: skip
-                        if len(grads.grad_out):
+                    if len(grads.grad_out):
+                        for h in range(heads):
                             add_weighted(
-                                dv, (kv_heads * place + g) * width, inputs.one, p, width,
-                                grads.grad_out, o, heads * width, form.listed, columns.index,
-                                last, first, low, high,
+                                dv, (kv_heads * place + h // group) * width, inputs.one,
+                                p[h * CHUNK : (h + 1) * CHUNK], width, grads.grad_out,
+                                (b * shape.num_dst * heads + h) * width, heads * width,
+                                form.listed, columns.index, last, first, low, high,
                             )  # fmt: skip
                 row += 1
 

@@ -82,8 +82,9 @@ class Backend(NamedTuple):
     """How one kernel computes the operator.
 
     forward: `(call) -> out, stats`: out (*batch, num_dst, heads, value_dim); stats (*batch,
-        num_dst, 3, heads): the maximum of the logits of a row (0 if there is none), 1 / the sum
-        of their exponentials (0 if there is none), and room for backward.
+        num_dst, 2, heads): the maximum of the logits of a row and 1 / the sum of their
+        exponentials, both 0 if there are none. (A log-sum-exp in one number loses the gradients
+        of large logits.)
     weights: `(call, stats) -> weights`, (*batch, E, heads) in edge order.
     backward: `(call, grad, result, stats, needed, of_weights) -> gradients` of the first seven
         fields of the call, where needed; of what belongs to edges, summed over the batch where it
@@ -233,7 +234,7 @@ attend_op = torch.library.custom_op("graphattn::attend", _attend, mutates_args=(
 @attend_op.register_fake
 def _(query, key, value, bias, edge_key, edge_value, weight, seed, graph, *options):
     wide = torch.promote_types(query.dtype, torch.float32)
-    stats = query.new_empty((*query.shape[:-2], 3, query.shape[-2]), dtype=wide)
+    stats = query.new_empty((*query.shape[:-2], 2, query.shape[-2]), dtype=wide)
     if options[-1]:
         return query.new_empty((*query.shape[:-3], graph[1].shape[0], query.shape[-2])), stats
     return query.new_empty((*query.shape[:-1], value.shape[-1])), stats
@@ -262,6 +263,8 @@ def _attend_backward(
     of_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the first seven tensors of a call; empty where not needed."""
+    if len(graph) != 6:
+        raise ValueError("the operator was given no transpose of the graph, which backward needs")
     tensors = (query, key, value, bias, edge_key, edge_value, weight, seed)
     call = _call(tensors, graph, listed, score, slope, scale, dropout)
     grads = BACKENDS[backend].backward(call, grad, result, stats, needed, of_weights)

@@ -22,7 +22,8 @@ VECTOR_BITS = 512
 PADDING = 16  # numbers that fill whole vectors of every type
 BYTES = ir.IntType(8).as_pointer()
 CACHE_LINE = 64  # bytes
-STRAIGHT = 4  # vectors before the loop, and vectors of a sum that stay in registers
+STRAIGHT = 4  # vectors before the loop, and vectors that stay in registers over all edges
+SUMS_AT_ONCE = 4  # dot products whose last additions are shared
 AHEAD = 16  # edges between the prefetch of a row and its use
 PREFETCHED_LINES = 4  # of a row; the hardware foresees the rest
 
@@ -78,10 +79,11 @@ class Vectors:
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, [self.constant(-0.0, 1), vector], fastmath=FAST)
 
-    def over(self, length: ir.Value, body: Callable[[ir.Value, int], None]) -> None:
+    def over(self, length: ir.Value, body: Callable[..., None]) -> None:
         """`body(place, width)` for vectors of full width, then one of half, then scalars.
 
-        The first vectors are not in a loop: where the length is a constant, no branch is left.
+        The first vectors are not in a loop, and told their number: where the length is a constant,
+        no branch is left.
         """
         builder, half = self.builder, self.widest // 2
 
@@ -93,7 +95,7 @@ class Vectors:
         full = builder.and_(length, INT64(-self.widest))
         for start in range(0, STRAIGHT * self.widest, self.widest):
             with builder.if_then(builder.icmp_signed("<", INT64(start), full), likely=True):
-                body(INT64(start), self.widest)
+                body(INT64(start), self.widest, start // self.widest)
         loop(INT64(STRAIGHT * self.widest), full, self.widest)
         with builder.if_then(
             builder.icmp_signed("!=", builder.and_(length, INT64(half)), INT64(0))
@@ -122,22 +124,59 @@ class Vectors:
         step = INT64(self.widest)
         return cgutils.for_range_slice(self.builder, INT64(0), length, step, intp=INT64)
 
-    def total(self, length: ir.Value, term: Callable[[ir.Value, int], ir.Value]) -> ir.Value:
-        """Sum over all places of `term(place, width)`."""
+    def partial_sums(
+        self, length: ir.Value, term: Callable[[ir.Value, int, int | None], ir.Value]
+    ) -> tuple[ir.Value, ir.Value]:
+        """A vector and a scalar whose sum is that of all `term(place, width, number)`.
+
+        The number is that of the vector if it is one of the first STRAIGHT, else None.
+        """
         vectors = cgutils.alloca_once_value(self.builder, self.constant(0.0, self.widest))
         rest = cgutils.alloca_once_value(self.builder, self.constant(0.0, 1))
         self.builder.store(self.constant(0.0, self.widest), vectors)
         self.builder.store(self.constant(0.0, 1), rest)
 
-        def body(place: ir.Value, width: int) -> None:
-            value = term(place, width)
-            if width != self.widest:
-                value = self.sum(value, width)
-            so_far = vectors if width == self.widest else rest
+        def body(place: ir.Value, width: int, number: int | None = None) -> None:
+            value, so_far = term(place, width, number), rest if width == 1 else vectors
+            if 1 < width < self.widest:  # zeros behind
+                lanes = [min(lane, width) for lane in range(self.widest)]
+                zero = self.constant(0.0, width)
+                value = self.builder.shuffle_vector(value, zero, self._lanes(lanes))
             self.builder.store(self.add(self.builder.load(so_far), value), so_far)
 
         self.over(length, body)
-        return self.add(self.builder.load(rest), self.sum(self.builder.load(vectors), self.widest))
+        return self.builder.load(vectors), self.builder.load(rest)
+
+    def total(
+        self, length: ir.Value, term: Callable[[ir.Value, int, int | None], ir.Value]
+    ) -> ir.Value:
+        """Sum over all places of `term(place, width, number)`."""
+        vector, rest = self.partial_sums(length, term)
+        return self.add(rest, self.sum(vector, self.widest))
+
+    def sums(self, vectors: list[ir.Value]) -> ir.Value:
+        """The sum of each vector; as many vectors as is a power of two."""
+        while len(vectors) > 1:
+            pairs = zip(vectors[::2], vectors[1::2])
+            vectors = [self._neighbors_added(a, b, self.widest) for a, b in pairs]
+        (vector,), width = vectors, self.widest
+        while width > SUMS_AT_ONCE:
+            width //= 2
+            vector = self._neighbors_added(vector, vector, width)
+        return vector
+
+    def _neighbors_added(self, a: ir.Value, b: ir.Value, width: int) -> ir.Value:
+        """`a0 + a1, a2 + a3, ..., b0 + b1, ...`, the first of them."""
+        first, second = (
+            self.builder.shuffle_vector(
+                a, b, self._lanes([2 * lane + odd for lane in range(width)])
+            )
+            for odd in (0, 1)
+        )
+        return self.add(first, second)
+
+    def _lanes(self, lanes: list[int]) -> ir.Constant:
+        return ir.Constant(ir.VectorType(INT32, len(lanes)), lanes)
 
     def exp(self, x: ir.Value, width: int) -> ir.Value:
         """`exp(x)`, as Cephes' expf has it; 0 where the result would be denormal, NaN for NaN.
@@ -206,7 +245,7 @@ def dot(typing, a, i, b, j, length):
         a = _pointer(context, builder, signature.args[0], args[0], args[1])
         b = _pointer(context, builder, signature.args[2], args[2], args[3])
 
-        def term(place, width):
+        def term(place, width, _):
             return vectors.mul(vectors.load(a, place, width), vectors.load(b, place, width))
 
         return vectors.total(args[4], term)
@@ -223,7 +262,7 @@ def add_scaled(typing, y, i, factor, x, j, length):
         y = _pointer(context, builder, signature.args[0], args[0], args[1])
         x = _pointer(context, builder, signature.args[3], args[3], args[4])
 
-        def body(place, width):
+        def body(place, width, _=None):
             more = vectors.mul(vectors.splat(args[2], width), vectors.load(x, place, width))
             vectors.store(vectors.add(vectors.load(y, place, width), more), y, place, width)
 
@@ -382,7 +421,7 @@ def _additive_intrinsics(tanh: bool) -> tuple[Any, Any]:
             result = cgutils.alloca_once_value(builder, vectors.constant(0.0, 1))
 
             def total(parts):
-                def term(place, width):
+                def term(place, width, _):
                     pair = _pair(vectors, parts, place, width)
                     value, _ = _activated(vectors, pair, args[2], tanh, width)
                     return vectors.mul(vectors.load(a, place, width), value)
@@ -414,7 +453,7 @@ def _additive_intrinsics(tanh: bool) -> tuple[Any, Any]:
             )
 
             def add(parts, with_da):
-                def body(place, width):
+                def body(place, width, _=None):
                     grad = vectors.splat(args[0], width)
                     pair = _pair(vectors, parts, place, width)
                     value, derivative = _activated(vectors, pair, args[3], tanh, width)
@@ -492,8 +531,8 @@ class Gather:
                 with builder.if_then(builder.icmp_signed("<", INT64(line), stop)):
                     _prefetch(builder, builder.gep(row, [INT64(line)]))
 
-    def edges(self) -> Any:
-        return cgutils.for_range_slice(self.builder, self.low, self.high, INT64(1), intp=INT64)
+    def edges(self, low: ir.Value, high: ir.Value, step: int) -> Any:
+        return cgutils.for_range_slice(self.builder, low, high, INT64(step), intp=INT64)
 
 
 def _gather_types(x: Any, index: Any) -> tuple[Any, ...]:
@@ -512,14 +551,39 @@ def dots(
         out = _pointer(context, builder, signature.args[0], args[0], INT64(0))
         a = _pointer(context, builder, signature.args[2], args[2], args[3])
         gather = Gather(context, builder, signature.args[5:], args[5:])
-        with gather.edges() as (edge, _):
+        full = builder.and_(args[4], INT64(-vectors.widest))
+        kept = []  # the first vectors of a, as far as there are any
+        for number in range(STRAIGHT):
+            slot = cgutils.alloca_once_value(builder, vectors.constant(0.0, vectors.widest))
+            place = INT64(number * vectors.widest)
+            with builder.if_then(builder.icmp_signed("<", place, full)):
+                builder.store(vectors.load(a, place, vectors.widest), slot)
+            kept.append(builder.load(slot))
+
+        def sums(edge):
             gather.prefetch(edge, args[4])
             row = gather.row(edge)
 
-            def term(place, width):
-                return vectors.mul(vectors.load(a, place, width), vectors.load(row, place, width))
+            def term(place, width, number):
+                own = vectors.load(a, place, width) if number is None else kept[number]
+                return vectors.mul(own, vectors.load(row, place, width))
 
-            total = vectors.mul(args[1], vectors.total(args[4], term))
+            return vectors.partial_sums(args[4], term)
+
+        some = builder.and_(builder.sub(gather.high, gather.low), INT64(-SUMS_AT_ONCE))
+        last = builder.add(gather.low, some)
+        with gather.edges(gather.low, last, SUMS_AT_ONCE) as (edge, _):
+            several = [sums(builder.add(edge, INT64(number))) for number in range(SUMS_AT_ONCE)]
+            total = vectors.sums([vector for vector, _ in several])
+            for number, (_, rest) in enumerate(several):
+                whole = builder.extract_element(total, INT32(number))
+                total = builder.insert_element(total, vectors.add(whole, rest), INT32(number))
+            total = vectors.mul(vectors.splat(args[1], SUMS_AT_ONCE), total)
+            vectors.store(total, out, builder.sub(edge, gather.low), SUMS_AT_ONCE)
+        with gather.edges(last, gather.high, 1) as (edge, _):
+            vector, rest = sums(edge)
+            total = vectors.add(rest, vectors.sum(vector, vectors.widest))
+            total = vectors.mul(args[1], total)
             vectors.store(total, out, builder.sub(edge, gather.low), 1)
         return context.get_dummy_value()
 
@@ -546,7 +610,7 @@ def add_weighted(
             sums = [cgutils.alloca_once_value(builder, zero) for _ in places]
             for so_far in sums:
                 builder.store(zero, so_far)
-            with gather.edges() as (edge, _):
+            with gather.edges(gather.low, gather.high, 1) as (edge, _):
                 gather.prefetch(edge, args[4])
                 row = gather.row(edge)
                 weight = vectors.load(w, builder.sub(edge, gather.low), 1)

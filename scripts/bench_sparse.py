@@ -1,0 +1,311 @@
+"""Sparse graphs on a CPU: ours beside gather and scatter, compiled too, PyG's layers, windows."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networkx
+import torch
+import torch.nn.functional as F
+from timing import Call, Row, compare, leaves
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+import graphattn as ga
+from graphattn.graphs.csr import compact_both
+from graphattn.scores import Additive
+
+
+def random_edges(nodes: int, edges: int, *, zipf: float = 0.0) -> Tensor:
+    """`edge_index` with sources drawn evenly; destinations too, or with P(node i) ~ (i+1)^-zipf."""
+    generator = torch.Generator().manual_seed(0)
+    src = torch.randint(nodes, (edges,), generator=generator)
+    dst = torch.randint(nodes, (edges,), generator=generator)
+    if zipf:
+        share = torch.arange(1, nodes + 1, dtype=torch.float64) ** -zipf
+        dst = torch.multinomial(share, edges, replacement=True, generator=generator)
+    return torch.stack([src, dst])
+
+
+def gather_scatter(index: Tensor, nodes: int, weight: Tensor | None = None) -> Call:
+    """The formula as it is usually written; with a weight, that of GATv2."""
+    src, dst = index
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q_i, k_j = q.index_select(0, dst), k.index_select(0, src)
+        if weight is None:
+            logits = (q_i * k_j).sum(-1) / math.sqrt(q.shape[-1])
+        else:
+            logits = (F.leaky_relu(q_i + k_j, 0.2) * weight).sum(-1)
+        row = dst[:, None].expand_as(logits)
+        top = logits.detach().new_full((nodes, q.shape[1]), -math.inf)
+        top = top.scatter_reduce(0, row, logits.detach(), "amax")
+        p = (logits - top.index_select(0, dst)).exp()
+        total = p.new_zeros(nodes, q.shape[1]).index_add(0, dst, p) + 1e-16
+        w = p / total.index_select(0, dst)
+        return torch.zeros_like(q).index_add(0, dst, w[..., None] * v.index_select(0, src))
+
+    return call
+
+
+def attend(graph: ga.Graph, **options) -> Call:
+    return lambda q, k, v: ga.attention(q, k, v, graph, **options)
+
+
+def formulas(rounds: int) -> list[Row]:
+    """Attention alone, against the usual formula and its compiled form."""
+    rows = []
+    cases = [
+        ("random", 20_000, 400_000, 0.0, 4, 32, None, 1 / 33),
+        ("random", 20_000, 400_000, 0.0, 8, 16, None, 1 / 30),
+        ("Zipf hubs", 20_000, 400_000, 1.0, 4, 32, None, 1 / 33),
+        ("additive (GATv2), random", 20_000, 400_000, 0.0, 4, 32, "leaky_relu", 1 / 25),
+    ]
+    for name, nodes, edges, zipf, heads, dim, activation, bound in cases:
+        index = random_edges(nodes, edges, zipf=zipf)
+        graph = ga.from_edges(index, nodes)
+        weight = torch.randn(heads, dim) if activation else None
+        score = Additive(weight, "leaky_relu") if weight is not None else "dot"
+        usual = gather_scatter(index, nodes, weight)
+        case = f"{name}, {nodes:,} nodes, {edges:,} edges, {heads} x {dim}"
+        rows += compare(
+            case,
+            leaves(nodes, heads, dim, device=torch.device("cpu")),
+            attend(graph, score=score),
+            {"gather and scatter": usual, "the same, compiled": torch.compile(usual)},
+            bound={"gather and scatter": bound},
+            rounds=rounds,
+        )
+    return rows
+
+
+class Layer(nn.Module):
+    """A convolution of PyG with our attention between its linear maps."""
+
+    def __init__(self, conv: Any, graph: ga.Graph) -> None:
+        super().__init__()
+        self.conv, self.graph, self.heads = conv, graph, conv.heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        if hasattr(conv, "lin_query"):
+            maps = (conv.lin_query, conv.lin_key, conv.lin_value)
+            q, k, v = (linear(x).unflatten(-1, (self.heads, -1)) for linear in maps)
+            return ga.attention(q, k, v, self.graph).flatten(-2) + conv.lin_skip(x)
+        q, k = (linear(x).unflatten(-1, (self.heads, -1)) for linear in (conv.lin_r, conv.lin_l))
+        score = Additive(conv.att[0], "leaky_relu", conv.negative_slope)
+        return ga.attention(q, k, k, self.graph, score=score).flatten(-2) + conv.bias
+
+
+def layers(rounds: int) -> list[Row]:
+    """Whole layers of PyG, linear maps included on both sides."""
+    from torch_geometric.nn import GATv2Conv, TransformerConv
+
+    karate = networkx.karate_club_graph()
+    small = torch.tensor([[*edge] for edge in karate.to_directed().edges]).T
+    large = random_edges(20_000, 400_000)
+    cases = [
+        (
+            TransformerConv(128, 32, 4),
+            "random, 20,000 nodes, 400,000 edges",
+            large,
+            20_000,
+            4,
+            None,
+        ),
+        (GATv2Conv(128, 32, 4, add_self_loops=False), "the same", large, 20_000, 4, None),
+        (TransformerConv(32, 8, 4), "karate club, 34 nodes, 156 edges", small, 34, 4, 0.5),
+        (GATv2Conv(32, 8, 4, add_self_loops=False), "karate club", small, 34, 4, None),
+    ]
+    rows = []
+    for conv, case, index, nodes, bound in cases:
+        layer = Layer(conv, ga.from_edges(index, nodes))
+        x = torch.randn(nodes, conv.in_channels, requires_grad=True)
+        name = f"PyG {type(conv).__name__}"
+        rows += compare(
+            f"{case}, {conv.heads} x {conv.out_channels}, with linear maps",
+            [x],
+            layer,
+            {name: lambda x, conv=conv, index=index: conv(x, index)},
+            bound={} if bound is None else {name: bound},
+            rounds=rounds if nodes > 100 else 200,
+        )
+    return rows
+
+
+def windows(rounds: int) -> list[Row]:
+    """A sliding window against FlexAttention and masked attention, forward."""
+    nodes, radius, heads, dim = 16_384, 64, 4, 64
+    graph = ga.sliding_window(nodes, radius)
+    inputs = [x.detach() for x in leaves(nodes, heads, dim, device=torch.device("cpu"))]
+    near = create_block_mask(
+        lambda b, h, i, j: (i - j).abs() <= radius, None, None, nodes, nodes, device="cpu"
+    )
+    flex, mask = torch.compile(flex_attention), graph.mask()
+
+    def batched(call: Callable[..., Tensor]) -> Call:
+        return lambda *x: call(*(y.transpose(0, 1)[None] for y in x))[0].transpose(0, 1)
+
+    return compare(
+        f"{graph}, {heads} x {dim}",
+        inputs,
+        attend(graph),
+        {
+            "FlexAttention, compiled": batched(lambda q, k, v: flex(q, k, v, block_mask=near)),
+            "SDPA with a mask": batched(
+                lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            ),
+        },
+        bound={"FlexAttention, compiled": 1 / 3},
+        rounds=rounds,
+        directions=("forward",),
+    )
+
+
+def building(rounds: int) -> list[Row]:
+    """What is made of an edge list before its first use, against sorting as many numbers."""
+    nodes, edges = 1_000_000, 10_000_000
+    index = random_edges(nodes, edges)
+    keys = index[1] * nodes + index[0]
+    ours, theirs = [], []
+    for number in range(rounds + 1):
+        for kind in ("ours", "sort")[:: 1 if number % 2 else -1]:
+            start = time.perf_counter()
+            if kind == "ours":
+                compact_both(ga.from_edges(index, nodes))
+            else:
+                torch.sort(keys)
+            elapsed = 1e3 * (time.perf_counter() - start)
+            (ours if kind == "ours" else theirs).append(elapsed)
+    ours, theirs = ours[1:], theirs[1:]
+    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    case = f"from_edges and both CSR, {nodes:,} nodes, {edges:,} edges"
+    medians = (statistics.median(ours), statistics.median(theirs))
+    return [Row(case, "torch.sort of as many int64", "build", *medians, ratio, 1.0)]
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def peak_bytes(graph: str, *shape: int) -> tuple[int, int]:
+    """Peak memory that forward and backward add in a fresh process, and that of the bare tensors.
+
+    Args:
+        graph: "window" (radius 128) or "random" (20 edges a node).
+        shape: nodes, heads, head_dim.
+    """
+    child = [sys.executable, __file__, graph, *map(str, shape)]
+    found = json.loads(subprocess.check_output(child, text=True))
+    return found["peak"], found["allowed"]
+
+
+def _measure_memory(kind: str, nodes: int, heads: int, dim: int) -> dict[str, int]:
+    def status(line: str) -> int:
+        text = Path("/proc/self/status").read_text()
+        return 1024 * int(text.split(line + ":")[1].split()[0])
+
+    tiny = [torch.randn(50, heads, dim, requires_grad=True) for _ in range(3)]
+    for small in (ga.sliding_window(50, 2), ga.expander(50, 4)):  # loads what is compiled
+        ga.attention(*tiny, small, kernel="cpu").sum().backward()
+    edges = 20 * nodes
+    if kind == "window":
+        graph, edges, indices = ga.sliding_window(nodes, 128), 0, 4 * 12 * nodes
+    else:
+        graph = ga.from_edges(random_edges(nodes, edges), nodes)
+        compact_both(graph)
+        indices = 0  # they are there before the measurement begins
+    inputs = [torch.randn(nodes, heads, dim, requires_grad=True) for _ in range(3)]
+    grad = torch.randn(nodes, heads, dim)
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    torch.autograd.grad(ga.attention(*inputs, graph, kernel="cpu"), inputs, grad)
+    tensors = 4 * nodes * heads * dim * 4  # the output and three gradients
+    return {
+        "peak": status("VmHWM") - before,
+        "allowed": tensors + indices + 2 * edges * heads * 4,
+    }
+
+
+def memory() -> list[Row]:
+    """Peak memory, as rows in megabytes against the bound."""
+    rows = []
+    for name, kind, shape in (
+        ("random, 200,000 nodes, 4,000,000 edges, 4 x 32", "random", (200_000, 4, 32)),
+        ("sliding_window(1000000, 128), 257 million edges, 1 x 16", "window", (1_000_000, 1, 16)),
+    ):
+        peak, allowed = peak_bytes(kind, *shape)
+        megabytes = (peak / 1e6, allowed / 1e6)
+        peer = "outputs, gradients, 2 x E x heads"
+        rows.append(Row(name, peer, "peak memory, MB", *megabytes, peak / allowed, 1.0))
+    return rows
+
+
+# --- a picture ------------------------------------------------------------------------------------
+
+
+def scaling(path: Path, most: int = 10_000_000) -> None:
+    """Draw the time of forward and backward over the number of edges, 20 a node."""
+    import matplotlib.pyplot as plt
+
+    heads, dim, counts = 4, 32, [10**power for power in range(4, 8) if 10**power <= most]
+    times: dict[str, list[float]] = {}
+    for edges in counts:
+        nodes = edges // 20
+        index = random_edges(nodes, edges)
+        inputs = leaves(nodes, heads, dim, device=torch.device("cpu"))
+        calls = {"graphattn": attend(ga.from_edges(index, nodes), kernel="cpu")}
+        if edges <= 1_000_000:  # beyond, its tensors take tens of gigabytes
+            calls["gather and scatter"] = gather_scatter(index, nodes)
+            calls["gather and scatter, compiled"] = torch.compile(calls["gather and scatter"])
+        for name, call in calls.items():
+            seconds = []
+            for _ in range(7 if edges < 10**6 else 4):
+                start = time.perf_counter()
+                torch.autograd.grad(call(*inputs).sum(), inputs)
+                seconds.append(time.perf_counter() - start)
+            times.setdefault(name, []).append(1e3 * statistics.median(seconds[1:]))
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for (name, line), mark in zip(times.items(), "os^"):
+        axes.loglog(counts[: len(line)], line, marker=mark, label=name)
+        axes.annotate(
+            f"{line[-1]:,.0f} ms", (counts[len(line) - 1], line[-1]),
+            textcoords="offset points", xytext=(6, -3), fontsize=8,
+        )  # fmt: skip
+    axes.set_xlabel("edges (20 for each node)")
+    axes.set_ylabel("forward + backward, milliseconds")
+    axes.set_title(
+        f"Random graphs, {heads} heads x {dim}, float32, {torch.get_num_threads()} threads"
+    )
+    axes.set_xlim(right=3 * counts[-1])
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def suite(device: torch.device, rounds: int) -> list[Row]:
+    """All of the above but the picture."""
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
+    few = max(3, rounds // 3)
+    return [
+        *formulas(few),
+        *layers(few),
+        *windows(few),
+        *building(few),
+        *memory(),
+    ]
+
+
+if __name__ == "__main__":  # a child of peak_bytes
+    kind, *sizes = sys.argv[1:]
+    print(json.dumps(_measure_memory(kind, *map(int, sizes))))

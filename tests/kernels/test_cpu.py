@@ -1,0 +1,373 @@
+"""What the CPU kernel promises beyond the table of cases: threads, forks, caches, compilers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import graphattn as ga
+from graphattn import attention, attention_weights, explain
+from graphattn.kernels import cpu, fused
+from graphattn.scores import Additive
+from tests.oracle import PARALLEL, Case, dense_attention, draw, random_edges
+
+HUBS = ga.from_edges(
+    # Node 0 hears 9,000 others and is heard by 7,000: several tasks in both directions.
+    torch.cat(
+        [
+            torch.stack([torch.arange(9_000), torch.zeros(9_000, dtype=torch.int64)]),
+            torch.stack([torch.zeros(7_000, dtype=torch.int64), torch.arange(7_000)]),
+            torch.tensor([[1, 5, 5], [8_999, 8_998, 8_998]]),
+        ],
+        dim=1,
+    ),
+    9_000,
+)
+
+
+def tensors(graph: ga.Graph, heads: int = 2, dim: int = 8, **options) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    nodes = (graph.num_dst, graph.num_src, graph.num_src)
+    shapes = [(n, heads, dim) for n in nodes]
+    made = [torch.randn(shape, generator=generator, **options) for shape in shapes]
+    return [x.requires_grad_() for x in made]
+
+
+def both_ways(graph: ga.Graph, inputs: list[Tensor], **options) -> list[Tensor]:
+    """Output and gradients."""
+    options = {"kernel": "cpu", **options}
+    out = attention(*inputs, graph, **options)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
+
+
+# --- long rows ------------------------------------------------------------------------------------
+
+
+def one_row(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    w = (torch.einsum("hd,jhd->jh", q[0], k) * q.shape[-1] ** -0.5).softmax(0)
+    return torch.einsum("jh,jhd->hd", w, v)[None]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_row_of_a_million_edges(listed: bool) -> None:
+    n = 1_000_000
+    graph = ga.bipartite(1, n)
+    if listed:
+        graph = ga.from_edges([torch.randperm(n).tolist(), [0] * n], num_dst=1, num_src=n)
+    inputs = tensors(graph, heads=1, dim=4)
+    got = both_ways(graph, inputs)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    out = one_row(*exact)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    truth = [out, *torch.autograd.grad(out, exact, grad.double())]
+    for mine, theirs in zip(got, truth, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=2e-8)
+
+
+@pytest.mark.parametrize("score", ["dot", "tanh"])
+@pytest.mark.parametrize("options", [{}, {"bias": True}, {"edges": True}, {"batch": True}], ids=str)
+def test_hubs_are_cut_and_joined(options: dict, score: str) -> None:
+    inputs, extra = tensors(HUBS, dtype=torch.float64), {}
+    generator = torch.Generator().manual_seed(2)
+    numbers = partial(torch.randn, generator=generator, dtype=torch.float64)
+    if "bias" in options:
+        extra["bias"] = numbers(HUBS.num_edges, 2).requires_grad_()
+    if "edges" in options:
+        extra = {
+            name: numbers(HUBS.num_edges, 2, 8).requires_grad_()
+            for name in ("edge_key", "edge_value")
+        }
+    if "batch" in options:
+        inputs = [x.detach().expand(3, *x.shape).clone().requires_grad_() for x in inputs]
+    if score == "tanh":
+        weight = numbers(2, 8).requires_grad_()
+        extra["score"] = Additive(weight)
+        leaves = [*inputs, weight]
+    else:
+        leaves = list(inputs)
+    leaves += [x for x in extra.values() if isinstance(x, Tensor)]
+    results = []
+    for kernel in ("cpu", "reference"):
+        out = attention(*inputs, HUBS, kernel=kernel, **extra)
+        grad = numbers(out.shape, generator=torch.Generator().manual_seed(3))
+        results.append([out, *torch.autograd.grad(out, leaves, grad)])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11)
+
+
+# --- what is not a number -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["query", "key", "value", "bias"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_nan_and_infinity_spread_as_in_the_reference(which: str, number: float) -> None:
+    case = Case("nan", PARALLEL, bias="tensor")
+    results = []
+    for kernel in ("cpu", "reference"):
+        inputs = draw(case, torch.float32)
+        named = {"query": inputs.query, "key": inputs.key, "value": inputs.value}
+        named["bias"] = inputs.options["bias"]
+        changed = named[which].detach().clone()
+        changed.view(-1)[21] = number
+        named[which] = changed
+        q, k, v, bias = named.values()
+        results.append(attention(q, k, v, PARALLEL, bias=bias, kernel=kernel).detach())
+    mine, theirs = results
+    assert torch.equal(mine.isnan(), theirs.isnan())
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+# --- threads and processes ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def num_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("graph", [HUBS, random_edges(3_000, 2_000, 60_000)], ids=str)
+def test_same_bits_on_any_number_of_threads(graph: ga.Graph, num_threads) -> None:
+    inputs, found = tensors(graph, heads=4, dim=16), []
+    for count in (1, 2, 3, 2):
+        num_threads(count)
+        found.append(both_ways(graph, inputs))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_calls_from_several_threads_at_once(num_threads) -> None:
+    num_threads(2)
+    graphs = [random_edges(2_000, 2_000, 30_000 + count) for count in range(4)]
+    inputs = [tensors(graph, heads=4, dim=16) for graph in graphs]
+    alone = [both_ways(*pair) for pair in zip(graphs, inputs)]
+    together: list = [None] * len(graphs)
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            together[number] = both_ways(graphs[number], inputs[number])
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(len(graphs))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for mine, theirs in zip(alone, together, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_attends_after_its_parent_did(num_threads) -> None:
+    num_threads(2)
+    graph = random_edges(2_000, 2_000, 60_000)
+    inputs = tensors(graph, heads=4, dim=16)
+    expected = both_ways(graph, inputs)
+    loader = torch.utils.data.DataLoader(
+        _Attends(graph, [x.detach() for x in inputs]), num_workers=1, batch_size=None, timeout=60
+    )
+    (out,) = loader
+    torch.testing.assert_close(out, expected[0])
+
+
+class _Attends(torch.utils.data.Dataset):
+    def __init__(self, graph: ga.Graph, inputs: list[Tensor]) -> None:
+        self.graph, self.inputs = graph, inputs
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: int) -> Tensor:
+        torch.set_num_threads(2)  # a worker of a DataLoader begins with one
+        return attention(*self.inputs, self.graph, kernel="cpu")
+
+
+STEP = """
+import time, torch, graphattn as ga
+q, k, v = (torch.randn(50, 2, 8, requires_grad=True) for _ in range(3))
+start = time.perf_counter()
+ga.attention(q, k, v, ga.expander(50, 4), kernel="cpu").sum().backward()
+print(time.perf_counter() - start, ga.__file__)
+"""
+
+
+def first_step(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A training step in a new process, in a folder."""
+    kept = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    return subprocess.run(
+        [sys.executable, "-c", STEP],
+        cwd=folder,
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_machine_code_is_kept_on_disk(tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        done = first_step(Path.cwd(), NUMBA_CACHE_DIR=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        found.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")})
+    assert found[0]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("writable_home", [True, False])
+def test_an_installation_that_can_not_be_written_to(tmp_path: Path, writable_home: bool) -> None:
+    """The home directory keeps the machine code; if it can't either, everything still works."""
+    package, source = tmp_path / "graphattn", Path(ga.__file__).parent
+    for path in source.rglob("*.py"):
+        copy = package / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (package / "kernels" / "__pycache__").touch()  # a file; no folder of that name can be made
+    home = tmp_path / "home"
+    if writable_home:
+        home.mkdir()
+    else:
+        home.touch()
+    done = first_step(tmp_path, HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert str(package) in done.stdout
+    assert bool(list(tmp_path.rglob("*.nbc"))) is writable_home
+
+
+# --- Numba is missing -----------------------------------------------------------------------------
+
+
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ImportError("no module named numba")
+
+    monkeypatch.setattr(cpu, "_jit", broken)
+    graph = ga.expander(4_000, 4)
+    inputs = tensors(graph)
+    plan = explain(*inputs, graph)
+    assert plan.kernel == "reference"
+    assert "no module named numba" in plan.rejected["cpu"]
+    assert attention(*inputs, graph).isfinite().all()
+    with pytest.raises(ValueError, match=r'"cpu" can\'t .* pip install --upgrade numba'):
+        attention(*inputs, graph, kernel="cpu")
+
+
+# --- dropout --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "graph", [PARALLEL, ga.sliding_window(40, 3), random_edges(50, 60, 700)], ids=str
+)
+@pytest.mark.parametrize("score", ["dot", "leaky_relu"])
+def test_dropout_is_the_same_backward(graph: ga.Graph, score: str) -> None:
+    """The output is linear in the values, and its gradients are those of what was computed."""
+    inputs = tensors(graph, dtype=torch.float64)
+    options = {"score": Additive(torch.ones(2, 8).double(), "leaky_relu")} if score != "dot" else {}
+
+    def call(*tensors: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        return attention(*tensors, graph, dropout=0.4, kernel="cpu", **options)
+
+    assert torch.equal(call(*inputs), call(*inputs))
+    torch.manual_seed(8)
+    assert not torch.equal(
+        call(*inputs), attention(*inputs, graph, dropout=0.4, kernel="cpu", **options)
+    )
+    assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
+
+
+def test_dropout_keeps_the_mean() -> None:
+    graph = ga.bipartite(2_000, 50)
+    q, k = torch.zeros(2_000, 1, 1), torch.zeros(50, 1, 1)
+    out = attention(q, k, torch.ones(50, 1, 1), graph, dropout=0.3, kernel="cpu")
+    assert abs(float(out.mean()) - 1) < 0.02
+    # Each output is the share of 50 weights that are left, over 0.7.
+    assert abs(float((0.7 * out).var()) - 0.7 * 0.3 / 50) < 5e-4
+
+
+# --- PyTorch --------------------------------------------------------------------------------------
+
+
+OPERATOR_CALLS: dict[str, Callable[[], Tensor]] = {
+    "list": lambda: attention(*tensors(PARALLEL), PARALLEL, kernel="cpu"),
+    "interval": lambda: attention(*tensors(WINDOW), WINDOW, kernel="cpu"),
+    "bias": lambda: attention(
+        *tensors(PARALLEL), PARALLEL, bias=torch.randn(150, 2, requires_grad=True), kernel="cpu"
+    ),
+    "edges": lambda: attention(
+        *tensors(PARALLEL),
+        PARALLEL,
+        edge_key=torch.randn(150, 2, 8, requires_grad=True),
+        edge_value=torch.randn(150, 2, 8, requires_grad=True),
+        score=Additive(torch.randn(2, 8, requires_grad=True)),
+        kernel="cpu",
+    ),
+    "weights": lambda: attention_weights(*tensors(PARALLEL)[:2], PARALLEL, kernel="cpu"),
+}
+WINDOW = ga.sliding_window(20, 2)
+
+
+@pytest.mark.parametrize("call", OPERATOR_CALLS.values(), ids=OPERATOR_CALLS.keys())
+def test_opcheck(call: Callable[[], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list = []
+
+    def record(*args):
+        seen.append(args)
+        return fused._attend(*args)
+
+    monkeypatch.setattr(fused, "_is_traced", lambda tensors: True)
+    monkeypatch.setattr(fused, "attend_op", record)
+    call()
+    monkeypatch.undo()
+    (args,) = seen
+    torch.library.opcheck(fused.attend_op, args)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_second_derivative_is_refused(traced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if traced:
+        monkeypatch.setattr(fused, "_is_traced", lambda tensors: True)
+    inputs = tensors(PARALLEL, dtype=torch.float64)
+    out = attention(*inputs, PARALLEL, kernel="cpu")
+    (first,) = torch.autograd.grad(out.square().sum(), inputs[:1], create_graph=True)
+    with pytest.raises(NotImplementedError, match='no second derivative; name kernel="reference"'):
+        first.sum().backward()
+
+
+def test_compiled_as_a_whole() -> None:
+    graph = ga.expander(3_000, 4)
+    layer = ga.nn.GraphAttention(16, 2, score=Additive(torch.randn(2, 8)))
+    x = torch.randn(2, 3_000, 16, requires_grad=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for kernel in (layer, compiled):
+        assert explain(*tensors(graph), graph).kernel == "cpu"
+        torch.testing.assert_close(kernel(x, graph), layer(x, graph))
+    (mine,) = torch.autograd.grad(compiled(x, graph).square().sum(), x)
+    (theirs,) = torch.autograd.grad(layer(x, graph).square().sum(), x)
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_intervals_are_never_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        type(graph := ga.sliding_window(3_000, 40)), "edges", lambda self: pytest.fail("listed")
+    )
+    inputs = tensors(graph)
+    got = both_ways(graph, inputs, kernel="auto")
+    assert explain(*inputs, graph).kernel == "cpu"
+    monkeypatch.undo()
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    out = dense_attention(*exact, ga.sliding_window(3_000, 40)).out
+    torch.testing.assert_close(got[0].double(), out, rtol=1e-4, atol=1e-5)
