@@ -263,7 +263,7 @@ def _attend_backward(
     of_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the first seven tensors of a call; empty where not needed."""
-    if len(graph) != 6:
+    if len(graph) != 2 * len(Edges._fields):
         raise ValueError("the operator was given no transpose of the graph, which backward needs")
     tensors = (query, key, value, bias, edge_key, edge_value, weight, seed)
     call = _call(tensors, graph, listed, score, slope, scale, dropout)
@@ -296,7 +296,8 @@ def _call(
     scale: float,
     dropout: float,
 ) -> Call:
-    rows, columns = Edges(*graph[:5]), Edges(*graph[-5:])
+    side = len(Edges._fields)
+    rows, columns = Edges(*graph[:side]), Edges(*graph[-side:])
     options = (listed, score, slope, scale, dropout)
     return Call(*tensors, rows, columns, *options)  # pyright: ignore[reportArgumentType]
 

@@ -141,7 +141,7 @@ def forward_of(call: Call) -> tuple[Tensor, Tensor]:
     side, query = Launch(call), call.query
     batch, heads, wide = call.batch, query.shape[-2], side.wide
     out = query.new_empty((*query.shape[:-1], call.value.shape[-1]))
-    stats = query.new_empty((*query.shape[:-2], 3, heads), dtype=wide)
+    stats = query.new_empty((*query.shape[:-2], 2, heads), dtype=wide)
     parts = {
         "out_parts": side.parts(call.rows, heads, call.value.shape[-1]),
         "stats_parts": side.parts(call.rows, 2, heads),

@@ -184,7 +184,7 @@ def forward(
 ):  # fmt: skip
     """Output and statistics of every row; of parts, the unscaled sums, (batch, parts, …).
 
-    stats (batch, rows, 3, heads), stats_parts (batch, parts, 2, heads).
+    stats (batch, rows, 2, heads), stats_parts (batch, parts, 2, heads).
     """
     b, tile, item, row, begin, end = my_row(ptr, part, num_rows, num_parts, longest, TILES)
     if end < begin:
@@ -255,9 +255,8 @@ def finish(
     top = tl.where(top == -float("inf"), 0.0, top)
     result = acc * inverse[:, None]
     tl.store(out + place * HEADS * VALUE_DIM + own_out, result, mask=is_v)
-    tl.store(stats + 3 * place * HEADS + head, top, mask=there)
-    tl.store(stats + (3 * place + 1) * HEADS + head, inverse, mask=there)
-    tl.store(stats + (3 * place + 2) * HEADS + head, tl.zeros_like(top), mask=there)
+    tl.store(stats + 2 * place * HEADS + head, top, mask=there)
+    tl.store(stats + (2 * place + 1) * HEADS + head, inverse, mask=there)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_parts", "num_hubs"])
@@ -344,7 +343,7 @@ def weights(
     a = q
     if weight is not None:
         a = tl.load(weight + own_q, mask=is_q, other=0.0).to(ACC)
-    at = stats + 3 * (b * num_rows + row) * HEADS + head
+    at = stats + 2 * (b * num_rows + row) * HEADS + head
     top = tl.load(at, mask=there, other=0.0)
     inverse = tl.load(at + HEADS, mask=there, other=0.0)
     for low in range(begin, end, EDGES):
@@ -425,8 +424,8 @@ def by_destination(
     if weight is not None:
         a = tl.load(weight + own_q, mask=is_q, other=0.0).to(ACC)
     at = b * num_rows + row
-    top = tl.load(stats + 3 * at * HEADS + head, mask=there, other=0.0)
-    inverse = tl.load(stats + (3 * at + 1) * HEADS + head, mask=there, other=0.0)
+    top = tl.load(stats + 2 * at * HEADS + head, mask=there, other=0.0)
+    inverse = tl.load(stats + (2 * at + 1) * HEADS + head, mask=there, other=0.0)
     if grad_weights is None:
         own_out, _ = within(head, there, VALUE_DIM, VALUE_BLOCK)
         do = grad_out + b * grad_out_batch + row * grad_out_node + own_out
@@ -548,7 +547,7 @@ def by_source(
         if grad_weights is None:
             do = gather(grad_out + b * grad_out_batch, i, grad_out_node, own_out, exists, is_v)
         at = b * num_dst + i
-        stat = stats + 3 * at[:, None] * HEADS + head[None, :]
+        stat = stats + 2 * at[:, None] * HEADS + head[None, :]
         top = tl.load(stat, mask=valid, other=0.0)
         inverse = tl.load(stat + HEADS, mask=valid, other=0.0)
         mean = tl.load(delta + at[:, None] * HEADS + head[None, :], mask=valid, other=0.0)
