@@ -100,6 +100,9 @@ class Backend(NamedTuple):
     cut: bool
 
 
+# Bytes that are taken to be free: asking a GPU takes longer than a small graph.
+WORTH_ASKING = 2**26
+
 BACKENDS: dict[str, Backend] = {}
 """By the name of the kernel; each enters its own."""
 
@@ -115,8 +118,8 @@ def beyond_fused(problem: Problem) -> str | None:
     listed = problem.of_weights or any(x is not None for x in per_edge)
     if not listed and transposed_intervals(graph) is not None:
         return None
-    needed, free = LISTED_EDGE_BYTES * graph.num_edges, free_bytes(graph.device)
-    if needed > free:
+    needed = LISTED_EDGE_BYTES * graph.num_edges
+    if needed > WORTH_ASKING and needed > (free := free_bytes(graph.device)):
         return f"the list of edges takes {human(needed)}, and {human(free)} are free"
     return None
 
