@@ -323,7 +323,7 @@ class Launch:
     def launch(self, function: Any, programs: int, **arguments: Any) -> None:
         device = self.call.query.device
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            launch(function, programs, **arguments)
+            launch(function, programs, enable_fp_fusion=True, **arguments)
 
     def merged(self, edges: Edges) -> dict[str, Any]:
         return {

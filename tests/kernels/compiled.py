@@ -44,7 +44,7 @@ def source_of(launched: Launched) -> tuple[Any, dict[str, int]]:
     from triton.compiler import ASTSource
 
     arguments = dict(launched.arguments)
-    options = {"num_warps": arguments.pop("num_warps")}
+    options = {name: arguments.pop(name) for name in ("num_warps", "enable_fp_fusion")}
     signature, constants, hints = {}, {}, {}
     for at, parameter in enumerate(launched.function.params):
         x, name = arguments.pop(parameter.name), parameter.name
