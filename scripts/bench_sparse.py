@@ -114,17 +114,10 @@ def layers(rounds: int) -> list[Row]:
     small = torch.tensor([[*edge] for edge in karate.to_directed().edges]).T
     large = random_edges(20_000, 400_000)
     cases = [
-        (
-            TransformerConv(128, 32, 4),
-            "random, 20,000 nodes, 400,000 edges",
-            large,
-            20_000,
-            4,
-            None,
-        ),
-        (GATv2Conv(128, 32, 4, add_self_loops=False), "the same", large, 20_000, 4, None),
-        (TransformerConv(32, 8, 4), "karate club, 34 nodes, 156 edges", small, 34, 4, 0.5),
-        (GATv2Conv(32, 8, 4, add_self_loops=False), "karate club", small, 34, 4, None),
+        (TransformerConv(128, 32, 4), "random, 20,000 nodes, 400,000 edges", large, 20_000, None),
+        (GATv2Conv(128, 32, 4, add_self_loops=False), "the same", large, 20_000, None),
+        (TransformerConv(32, 8, 4), "karate club, 34 nodes, 156 edges", small, 34, 0.5),
+        (GATv2Conv(32, 8, 4, add_self_loops=False), "karate club", small, 34, None),
     ]
     rows = []
     for conv, case, index, nodes, bound in cases:
