@@ -148,7 +148,7 @@ def attend(problem: Problem, backend: str) -> Tensor:
     device = problem.query.device
     seed = torch.randint(2**63 - 1, (1,), device=device) if dropout else None
     options = (backend, listed, name, slope, float(problem.scale), float(dropout), of_weights)
-    function = attend_op if _is_traced(tensors) else _Attend.apply
+    function: Any = attend_op if _is_traced(tensors) else _Attend.apply
     result, _ = function(*tensors, seed, graph, *options)
     return result.to(problem.query.dtype)
 
@@ -290,15 +290,7 @@ def _(grad, result, stats, needed, *tensors_and_options):
     )
 
 
-def _call(
-    tensors: Sequence[Tensor | None],
-    graph: Sequence[Tensor],
-    listed: bool,
-    score: str,
-    slope: float,
-    scale: float,
-    dropout: float,
-) -> Call:
+def _call(tensors: Sequence[Tensor | None], graph: Sequence[Tensor], *options: Any) -> Call:
     side = len(Edges._fields)
     rows, columns = Edges(*graph[:side]), Edges(*graph[-side:])
     options = (listed, score, slope, scale, dropout)
