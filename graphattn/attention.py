@@ -171,12 +171,12 @@ def _problem(
     scale: float | None,
     dropout: float,
 ) -> Problem:
-    named = {"query": query, "key": key, "value": value}
-    named |= {"edge_key": edge_key, "edge_value": edge_value}
-    for name, tensor in named.items():
-        if tensor is not None or not name.startswith("edge"):
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        check_tensor(name, tensor)
+    for name, tensor in (("edge_key", edge_key), ("edge_value", edge_value)):
+        if tensor is not None:
             check_tensor(name, tensor)
-    query, key, value, edge_key, edge_value = autocast(*named.values())
+    query, key, value, edge_key, edge_value = autocast(query, key, value, edge_key, edge_value)
     score = as_score(score)
     factor = _default_scale(score, query) if scale is None else scale
     if isinstance(graph, Graph) and graph.device != query.device and not graph.stores_tensors:

@@ -119,7 +119,9 @@ def backward_of(
                 jit.merge_sum(shape.batch, columns, size, whole, part)
     *of_nodes, of_bias, of_edge_key, of_edge_value, of_weight = grads
     shared = ((of_bias, call.bias), (of_edge_key, call.edge_key), (of_edge_value, call.edge_value))
-    of_edges = (None if x_grad is None or x is None else x_grad.sum_to_size(x.shape) for x_grad, x in shared)
+    of_edges = (
+        None if x_grad is None or x is None else x_grad.sum_to_size(x.shape) for x_grad, x in shared
+    )
     return [*of_nodes, *of_edges, None if of_weight is None else of_weight.sum(0)]
 
 

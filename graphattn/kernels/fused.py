@@ -293,7 +293,6 @@ def _(grad, result, stats, needed, *tensors_and_options):
 def _call(tensors: Sequence[Tensor | None], graph: Sequence[Tensor], *options: Any) -> Call:
     side = len(Edges._fields)
     rows, columns = Edges(*graph[:side]), Edges(*graph[-side:])
-    options = (listed, score, slope, scale, dropout)
     return Call(*tensors, rows, columns, *options)  # pyright: ignore[reportArgumentType]
 
 
@@ -308,7 +307,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     tensors, graph, needed = saved[:8], saved[8:], ctx.needs_input_grad[:7]
     # The operator also refuses to be differentiated.
     traced = torch.is_grad_enabled() or _is_traced([grad])
-    function = attend_backward_op if traced else _attend_backward
+    function: Any = attend_backward_op if traced else _attend_backward
     grads = function(grad, result, stats, needed, *tensors, graph, *ctx.options)
     asked = (x_grad if need else None for x_grad, need in zip(grads, needed))
     return *asked, None, [None for _ in graph], *(None for _ in ctx.options)
