@@ -208,7 +208,7 @@ def _measure_memory(kind: str, nodes: int, heads: int, dim: int) -> dict[str, in
         text = Path("/proc/self/status").read_text()
         return 1024 * int(text.split(line + ":")[1].split()[0])
 
-    tiny = [torch.randn(50, heads, dim, requires_grad=True) for _ in range(3)]
+    tiny: Any = [torch.randn(50, heads, dim, requires_grad=True) for _ in range(3)]
     for small in (ga.sliding_window(50, 2), ga.expander(50, 4)):  # loads what is compiled
         ga.attention(*tiny, small, kernel="cpu").sum().backward()
     edges = 20 * nodes
@@ -216,7 +216,7 @@ def _measure_memory(kind: str, nodes: int, heads: int, dim: int) -> dict[str, in
     if kind == "random":
         graph = ga.from_edges(random_edges(nodes, edges), nodes)
         compact_both(graph)  # the indices are there before the measurement begins
-    inputs = [torch.randn(nodes, heads, dim, requires_grad=True) for _ in range(3)]
+    inputs: Any = [torch.randn(nodes, heads, dim, requires_grad=True) for _ in range(3)]
     grad = torch.randn(nodes, heads, dim)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
@@ -266,11 +266,11 @@ def scaling(path: Path, most: int = 10_000_000) -> None:
                 seconds.append(time.perf_counter() - start)
             times.setdefault(name, []).append(1e3 * statistics.median(seconds[1:]))
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for (name, line), mark in zip(times.items(), "os^"):
-        axes.loglog(counts[: len(line)], line, marker=mark, label=name)
+    for number, (name, line) in enumerate(times.items()):
+        axes.loglog(counts[: len(line)], line, marker="os^"[number], label=name)
         axes.annotate(
-            f"{line[-1]:,.0f} ms", (counts[len(line) - 1], line[-1]),
-            textcoords="offset points", xytext=(6, -3), fontsize=8,
+            f"{line[-1]:,.0f} ms", (counts[len(line) - 1], line[-1]), color=f"C{number}",
+            textcoords="offset points", xytext=(7, (-3, 3, -9)[number]), fontsize=8,
         )  # fmt: skip
     axes.set_xlabel("edges (20 for each node)")
     axes.set_ylabel("forward + backward, milliseconds")
@@ -289,7 +289,7 @@ def suite(device: torch.device, rounds: int) -> list[Row]:
     """All of the above but the picture."""
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
     few = max(3, rounds // 3)
-    # What is compiled comes last: it brings a second OpenMP into the process, and its threads, while
+    # What is compiled comes last: it brings a second OpenMP into the process, whose threads, while
     # they wait, slow the smallest calls a hundredfold.
     return [*layers(few), *building(few), *memory(), *windows(few), *formulas(few)]
 

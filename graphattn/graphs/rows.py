@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from graphattn.graphs.graph import Graph
 
 # Edges of a row that one program works through: few enough that no program outlasts the others by
-# long, enough that a sum for each part (4 bytes a number) is little beside what the edges read.
-LONGEST = 256
+# long, enough that usual windows are not cut, and that a sum for each part (4 bytes a number) is
+# little beside what the edges read.
+LONGEST = 512
 
 
 class Cut(NamedTuple):

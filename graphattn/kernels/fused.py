@@ -293,7 +293,7 @@ def _(grad, result, stats, needed, *tensors_and_options):
 def _call(tensors: Sequence[Tensor | None], graph: Sequence[Tensor], *options: Any) -> Call:
     side = len(Edges._fields)
     rows, columns = Edges(*graph[:side]), Edges(*graph[-side:])
-    return Call(*tensors, rows, columns, *options)  # pyright: ignore[reportArgumentType]
+    return Call(*tensors, rows, columns, *options)  # pyright: ignore
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
