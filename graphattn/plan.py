@@ -74,9 +74,13 @@ def plan(problem: Problem, kernel: str) -> Plan:
     """What `choose` does, with the reasons of every kernel that it refuses."""
     chosen = choose(problem, kernel)
     rejected = {}
+    before = kernel == "auto"  # whether the entry stands before the chosen one
     for entry in KERNELS:
-        if entry is not chosen:
-            rejected[entry.name] = _reason(entry, problem) or _unneeded(chosen, kernel)
+        if entry is chosen:
+            before = False
+            continue
+        reason = _reason(entry, problem) if before else entry.unsupported(problem)
+        rejected[entry.name] = reason or _unneeded(chosen, kernel)
     why = chosen.declines(problem) or chosen.why
     if kernel != "auto":
         why = f"it was named; {why}"

@@ -208,19 +208,19 @@ def _measure_memory(kind: str, nodes: int, heads: int, dim: int) -> dict[str, in
         text = Path("/proc/self/status").read_text()
         return 1024 * int(text.split(line + ":")[1].split()[0])
 
-    tiny: Any = [torch.randn(50, heads, dim, requires_grad=True) for _ in range(3)]
+    q, k, v = (torch.randn(50, heads, dim, requires_grad=True) for _ in range(3))
     for small in (ga.sliding_window(50, 2), ga.expander(50, 4)):  # loads what is compiled
-        ga.attention(*tiny, small, kernel="cpu").sum().backward()
+        ga.attention(q, k, v, small, kernel="cpu").sum().backward()
     edges = 20 * nodes
     graph = ga.sliding_window(nodes, 128)
     if kind == "random":
         graph = ga.from_edges(random_edges(nodes, edges), nodes)
         compact_both(graph)  # the indices are there before the measurement begins
-    inputs: Any = [torch.randn(nodes, heads, dim, requires_grad=True) for _ in range(3)]
+    q, k, v = (torch.randn(nodes, heads, dim, requires_grad=True) for _ in range(3))
     grad = torch.randn(nodes, heads, dim)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    torch.autograd.grad(ga.attention(*inputs, graph, kernel="cpu"), inputs, grad)
+    torch.autograd.grad(ga.attention(q, k, v, graph, kernel="cpu"), (q, k, v), grad)
     tensors = 4 * nodes * heads * dim * 4  # the output and three gradients
     return {
         "peak": status("VmHWM") - before,

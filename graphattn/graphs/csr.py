@@ -54,9 +54,16 @@ def edge_index(graph: Graph) -> Tensor:
     return index
 
 
-def check_range(index: Tensor, num_dst: int, num_src: int) -> None:
-    """Raise IndexError if an edge, a column of (2, E), names a node that does not exist."""
-    if index.shape[1] == 0:
+@fact
+def ends(graph: Graph) -> tuple[Tensor, Tensor]:
+    """Sources and destinations of all edges, checked."""
+    src, dst = graph.edge_index
+    return src, dst
+
+
+def check_range(index: Tensor | tuple[Tensor, Tensor], num_dst: int, num_src: int) -> None:
+    """Raise IndexError if sources or destinations (2, E) name a node that does not exist."""
+    if len(index[0]) == 0:
         return
     for row, what, count in ((0, "source", num_src), (1, "destination", num_dst)):
         low, high = (int(bound) for bound in index[row].aminmax())
@@ -93,13 +100,13 @@ class CompactCSR(NamedTuple):
 
 @fact
 def compact_by_destination(graph: Graph) -> CompactCSR:
-    src, dst = graph.edge_index
+    src, dst = ends(graph)
     return _compact(graph, dst, src, graph.num_dst)
 
 
 @fact
 def compact_by_source(graph: Graph) -> CompactCSR:
-    src, dst = graph.edge_index
+    src, dst = ends(graph)
     return _compact(graph, src, dst, graph.num_src)
 
 
@@ -119,7 +126,7 @@ def _compact(graph: Graph, row: Tensor, column: Tensor, num_rows: int) -> Compac
     _require_rows(graph, num_rows)
     num_edges, device = len(row), row.device
     column = column.to(torch.int32)
-    if bool((row[1:] >= row[:-1]).all()):
+    if all(bool((some[1:] >= some[:-1]).all()) for some in (row[:1000], row)):
         ptr = torch.searchsorted(row, torch.arange(num_rows + 1, device=device))
         return CompactCSR(ptr, column, None)
     narrow = torch.int32 if num_edges < 2**31 else torch.int64

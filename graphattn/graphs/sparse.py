@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs.checks import integer, integers, tensor
-from graphattn.graphs.csr import check_range, has_listed_edge
+from graphattn.graphs.csr import check_range, ends, has_listed_edge
 from graphattn.graphs.graph import Graph, on_device
 
 if TYPE_CHECKING:
@@ -44,6 +44,12 @@ class EdgeList(Graph):
 
     def __str__(self) -> str:
         return "edge list"
+
+
+@ends.register
+def _(graph: EdgeList) -> tuple[Tensor, Tensor]:
+    check_range((graph.src, graph.dst), graph.num_dst, graph.num_src)
+    return graph.src, graph.dst
 
 
 def from_edges(

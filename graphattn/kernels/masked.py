@@ -49,8 +49,8 @@ def declines(problem: Problem) -> str | None:
     if graph.num_dst * graph.num_src * size <= cost.edge * graph.num_edges * size + cost.call:
         return None
     return (
-        f"{100 * graph.density:.3g}% of all pairs are edges; but for small graphs, scoring all "
-        f"pairs pays from {100 / cost.edge:.3g}% on"
+        f"{100 * graph.density:.3g}% of all pairs are edges; scoring all pairs pays from "
+        f"{100 / cost.edge:.3g}% on, and where there are few"
     )
 
 
