@@ -175,7 +175,7 @@ def _problem(
         check_tensor(name, tensor)
     for name, tensor in (("edge_key", edge_key), ("edge_value", edge_value)):
         if tensor is not None:
-            check_tensor(name, tensor)
+            check_tensor(name, tensor, "E")
     query, key, value, edge_key, edge_value = autocast(query, key, value, edge_key, edge_value)
     score = as_score(score)
     factor = _default_scale(score, query) if scale is None else scale

@@ -66,6 +66,14 @@ DTYPES = {
         lambda: call(bias=x(13, 4, dtype=torch.int64)),
         r"bias must be of a floating dtype, got torch.int64; use bias.float\(\)",
     ),
+    "features of edges of integers": (
+        lambda: call(edge_key=x(13, 4, 8, dtype=torch.int64)),
+        r"edge_key must be of a floating dtype, got torch.int64; use edge_key.float\(\)",
+    ),
+    "features of edges of another dtype": (
+        lambda: call(edge_value=x(13, 4, 8, dtype=torch.float64)),
+        "query and edge_value must have one dtype, got torch.float32 and torch.float64",
+    ),
     "boolean bias": (lambda: call(bias=x(13, 4, dtype=torch.bool)), "got torch.bool"),
     "bias returns integers": (
         lambda: call(bias=lambda dst, src: (dst - src)[:, None]),
@@ -146,6 +154,22 @@ SHAPES = {
     "bias of another batch": (
         lambda: same(x(3, 5, 4, 8), bias=x(2, 13, 4)),
         r"batch dimensions \(2,\) of bias don't fit those of query, \(3,\)",
+    ),
+    "features of edges without heads": (
+        lambda: call(edge_key=x(13, 8)),
+        r"edge_key must have shape \(\*batch, E, heads, head_dim\), got \(13, 8\); edge_key.unsq",
+    ),
+    "features of other edges": (
+        lambda: call(edge_key=x(12, 4, 8)),
+        r"edge_key must have shape \(13, 4, 8\), .* in edge order, .* got \(12, 4, 8\)",
+    ),
+    "features of query heads": (
+        lambda: call(k=x(5, 2, 8), v=x(5, 2, 3), edge_value=x(13, 4, 3)),
+        r"edge_value must have shape \(13, 2, 3\), \(E, kv_heads, dim\) .* got \(13, 4, 3\)",
+    ),
+    "features of another batch": (
+        lambda: same(x(3, 5, 4, 8), edge_value=x(2, 13, 4, 8)),
+        r"batch dimensions \(2,\) of edge_value don't fit those of query, \(3,\)",
     ),
     "bias returns other pairs": (
         lambda: call(graph=EDGES, bias=lambda dst, src: x(2, 4), kernel="reference"),

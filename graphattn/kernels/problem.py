@@ -128,7 +128,7 @@ def check(problem: Problem) -> Problem:
     return problem
 
 
-def check_tensor(name: str, tensor: object) -> None:
+def check_tensor(name: str, tensor: object, rows: str = "nodes") -> None:
     """Raise unless it is a dense floating tensor of at least three dimensions."""
     if not isinstance(tensor, Tensor):
         raise TypeError(
@@ -142,7 +142,7 @@ def check_tensor(name: str, tensor: object) -> None:
         )
     if tensor.ndim < 3:
         raise ValueError(
-            f"{name} must have shape (*batch, nodes, heads, head_dim), got {tuple(tensor.shape)}; "
+            f"{name} must have shape (*batch, {rows}, heads, head_dim), got {tuple(tensor.shape)}; "
             f"{name}.unsqueeze(-2) has a single head"
         )
 
