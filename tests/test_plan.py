@@ -154,13 +154,17 @@ def test_a_named_kernel_runs_or_says_why_not() -> None:
 
 def test_slow_is_better_than_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = inputs(SPARSE)
-    monkeypatch.setattr("graphattn.kernels.reference.free_bytes", lambda device: 1000)
+
+    def little(num_bytes: int, device: torch.device) -> str:
+        return "1 TB, and 1 kB are free"
+
+    monkeypatch.setattr("graphattn.kernels.reference.shortage", little)
     monkeypatch.setattr("graphattn.kernels.cpu.numba_is_missing", lambda: "Numba is gone")
     plan = explain(q, k, v, SPARSE)
     assert plan.kernel == "masked"
     assert "no other kernel can" in str(plan).splitlines()[0]
     assert "and 1 kB are free" in plan.rejected["reference"]
-    monkeypatch.setattr("graphattn.kernels.masked.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("graphattn.kernels.masked.shortage", little)
     with pytest.raises(ValueError, match=r"no kernel can compute .*dense: .*reference: .* sparser"):
         attention(q, k, v, SPARSE)
     with pytest.raises(ValueError, match=r"no kernel can compute .*reference: "):

@@ -10,6 +10,7 @@ import torch
 from graphattn.graphs.facts import constant_when_compiled
 
 MAX_NODES = 2**31 - 1
+WORTH_ASKING = 2**26  # bytes
 
 
 @constant_when_compiled
@@ -63,6 +64,16 @@ def human(num_bytes: float) -> str:
 def fits(num_bytes: int, device: torch.device) -> bool:
     """Whether that many bytes are free on the device."""
     return num_bytes <= free_bytes(device)
+
+
+def shortage(num_bytes: int, device: torch.device) -> str | None:
+    """How many bytes something would take and how many there are, if these are too few.
+
+    Little is taken to fit: asking would take longer than a small call.
+    """
+    if num_bytes <= WORTH_ASKING or fits(num_bytes, device):
+        return None
+    return f"{human(num_bytes)}, and {human(free_bytes(device))} are free"
 
 
 def require(num_bytes: int, device: torch.device, what: str, remedy: str) -> None:

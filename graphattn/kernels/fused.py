@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from graphattn.biases import bias_of_edges
 from graphattn.graphs import Graph
 from graphattn.graphs.csr import compact_both, compact_by_destination
-from graphattn.graphs.memory import free_bytes, human
+from graphattn.graphs.memory import shortage
 from graphattn.graphs.rows import cut_columns, cut_rows, interval_columns, interval_rows
 from graphattn.graphs.structure import LISTED_EDGE_BYTES, transposed_intervals
 from graphattn.kernels.problem import Problem
@@ -100,9 +100,6 @@ class Backend(NamedTuple):
     cut: bool
 
 
-# Bytes that are taken to be free: asking a GPU takes longer than a small graph.
-WORTH_ASKING = 2**26
-
 BACKENDS: dict[str, Backend] = {}
 """By the name of the kernel; each enters its own."""
 
@@ -119,8 +116,8 @@ def beyond_fused(problem: Problem) -> str | None:
     if not listed and transposed_intervals(graph) is not None:
         return None
     needed = LISTED_EDGE_BYTES * graph.num_edges
-    if needed > WORTH_ASKING and needed > (free := free_bytes(graph.device)):
-        return f"the list of edges takes {human(needed)}, and {human(free)} are free"
+    if (short := shortage(needed, graph.device)) is not None:
+        return f"the list of edges takes {short}"
     return None
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from graphattn.graphs.memory import free_bytes, human
+from graphattn.graphs.memory import shortage
 from graphattn.graphs.structure import is_simple
 from graphattn.kernels.problem import Kernel, Problem
 from graphattn.kernels.sdpa import grid_bias, scaled_dot_product
@@ -34,9 +34,9 @@ def unsupported(problem: Problem) -> str | None:
     graph, item = problem.graph, problem.query.element_size()
     # torch makes a float mask of a boolean one
     item = 1 + item if problem.bias is None else problem.heads * max(4, item)
-    needed, free = graph.num_dst * graph.num_src * item, free_bytes(problem.query.device)
-    if needed > free:
-        return f"the mask takes {human(needed)}, and {human(free)} are free"
+    needed = graph.num_dst * graph.num_src * item
+    if (short := shortage(needed, problem.query.device)) is not None:
+        return f"the mask takes {short}"
     if not is_simple(graph):
         return "the graph has parallel edges, and a mask can't count them"
     return None

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphattn.biases import bias_of_edges
-from graphattn.graphs.memory import free_bytes, human
+from graphattn.graphs.memory import shortage
 from graphattn.graphs.structure import LISTED_EDGE_BYTES
 from graphattn.kernels.problem import Kernel, Problem
 from graphattn.segments import segment_softmax, segment_sum
@@ -29,9 +29,8 @@ def unsupported(problem: Problem) -> str | None:
     pairs = problem.graph.num_edges * problem.heads * query.shape[:-3].numel()
     needed = pairs * numbers * max(4, query.element_size())
     needed += problem.graph.num_edges * LISTED_EDGE_BYTES
-    free = free_bytes(query.device)
-    if needed > free:
-        return f"the gathered pairs take {human(needed)}, and {human(free)} are free"
+    if (short := shortage(needed, query.device)) is not None:
+        return f"the gathered pairs take {short}"
     return None
 
 
