@@ -12,6 +12,7 @@ from torch import Tensor
 from graphattn.graphs.checks import integer, integers, tensor
 from graphattn.graphs.csr import check_range, ends, has_listed_edge
 from graphattn.graphs.graph import Graph, on_device
+from graphattn.graphs.structure import count_edges
 
 if TYPE_CHECKING:
     import networkx
@@ -44,6 +45,11 @@ class EdgeList(Graph):
 
     def __str__(self) -> str:
         return "edge list"
+
+
+@count_edges.register
+def _(graph: EdgeList) -> int:
+    return len(graph.src)
 
 
 @ends.register
