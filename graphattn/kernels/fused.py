@@ -20,7 +20,7 @@ from graphattn.graphs import Graph
 from graphattn.graphs.csr import compact_both, compact_by_destination
 from graphattn.graphs.memory import shortage
 from graphattn.graphs.rows import cut_columns, cut_rows, interval_columns, interval_rows
-from graphattn.graphs.structure import LISTED_EDGE_BYTES, transposed_intervals
+from graphattn.graphs.structure import LISTED_EDGE_BYTES, is_symmetric, transposed_intervals
 from graphattn.kernels.problem import Problem
 from graphattn.normalizers import softmax
 from graphattn.scores import Additive, Dot
@@ -187,13 +187,16 @@ def _edges(
     The places in edge order are left empty unless they are asked for, and so is the cut.
     """
     listed = list_them or interval_rows(graph) is None or interval_columns(graph) is None
+    cuts = (cut_rows, cut_columns)
     if not listed:
         sides = (interval_rows(graph), interval_columns(graph))
+    elif transpose and not in_order and is_symmetric(graph):  # its own transpose
+        sides, cuts = (compact_by_destination(graph),) * 2, (cut_rows, cut_rows)
     else:
         sides = compact_both(graph) if transpose else (compact_by_destination(graph),)
     nothing = torch.empty(0, dtype=torch.int32, device=graph.device)
     parts = []
-    for side, cut_of in zip(sides, (cut_rows, cut_columns)):
+    for side, cut_of in zip(sides, cuts):
         ptr, index, edge = side  # pyright: ignore[reportGeneralTypeIssues]
         parts += [ptr, index, edge if in_order and edge is not None else nothing]
         parts += cut_of(graph) if cut else (nothing, nothing)

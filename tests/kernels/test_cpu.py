@@ -371,3 +371,18 @@ def test_intervals_are_never_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = [x.detach().double().requires_grad_() for x in inputs]
     out = dense_attention(*exact, ga.sliding_window(3_000, 40)).out
     torch.testing.assert_close(got[0].double(), out, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_symmetric_graph_is_its_own_transpose(dropout: float) -> None:
+    """So nothing is made of its edges by source, unless their places in edge order matter."""
+    graph = ga.expander(300, 6, seed=0)
+    inputs = tensors(graph)
+    torch.manual_seed(0)
+    got = both_ways(graph, inputs, dropout=dropout)
+    by_source = "_kept_graphattn_graphs_csr_compact_by_source"
+    assert (by_source in graph.__dict__) is (dropout > 0)
+    plain = ga.from_edges(graph.edge_index, 300)
+    torch.manual_seed(0)
+    for mine, theirs in zip(got, both_ways(plain, inputs, dropout=dropout), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
