@@ -11,6 +11,8 @@ stay in registers while the edges go by.
 
 from __future__ import annotations
 
+import inspect
+import zlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from graphattn.kernels import simd
 from graphattn.kernels.simd import (
     AHEAD,
     PADDING,
@@ -54,6 +57,7 @@ class Form(NamedTuple):
     head_dim, value_dim: 0 if they are known only when it is called.
     listed: Whether edges are listed, or given as intervals.
     plain: Whether there is no bias, no feature of edges and no dropout.
+    code: Of `simd.py`; Numba keeps machine code for a Form, and looks at this file alone otherwise.
     """
 
     score: int
@@ -61,6 +65,7 @@ class Form(NamedTuple):
     value_dim: int
     listed: bool
     plain: bool
+    code: int = zlib.crc32(inspect.getsource(simd).encode())
 
 
 class Shape(NamedTuple):
