@@ -68,7 +68,7 @@ def run(problem: Problem) -> Tensor:
 
 KERNEL = Kernel(
     name="masked",
-    why="so many pairs are edges that scoring all of them, masked, is faster than each edge alone",
+    why="scoring all pairs, masked, is faster than each edge alone: they are few or many are edges",
     unsupported=unsupported,
     run=run,
     declines=declines,
