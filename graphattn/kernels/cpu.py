@@ -1,4 +1,4 @@
-"""Fused sparse attention on the CPU: any graph, forward and backward at the speed of memory.
+"""Fused sparse attention on the CPU: any graph, forward and backward.
 
 Destinations gather their sources over the CSR and keep a row's weights in the cache; backward goes
 once over the CSR (queries) and once over its transpose (keys and values), and computes the weights
@@ -102,7 +102,8 @@ def backward_of(
     )
     if of_weights:
         whole = _flat(result.contiguous())
-        run_on_threads(jit.weigh_gradients, 2**30, _counter(), shape, rows, whole, arrays)
+        most = -(-shape.batch * shape.num_dst // jit.UNIT)
+        run_on_threads(jit.weigh_gradients, most, _counter(), shape, rows, whole, arrays)
     slots, size = launch.slots(rows), shape.heads * shape.head_dim
     part = numpy.empty(slots * size, nothing.dtype)
     launch(jit.by_destination(launch.form), rows, rows, launch.inputs, arrays, part)

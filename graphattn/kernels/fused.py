@@ -1,7 +1,7 @@
 """What the fused sparse kernels share: one operator for PyTorch, forward and backward.
 
-`attend` is registered with torch.library, so that autograd and torch.compile know it; a backend for
-each kind of device computes it. What it is given of a graph are tensors, its `Edges`.
+It is registered with torch.library, so that autograd and torch.compile know it; the kernel that was
+chosen computes it, as its backend. What it is given of a graph are tensors, its `Edges`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def attend(problem: Problem, backend: str) -> Tensor:
     value = problem.key[..., :0] if of_weights else problem.value
     given = (problem.query, problem.key, value, _bias(problem), problem.edge_key)
     given = (*given, None if of_weights else problem.edge_value, weight)
-    wide = wide_dtype(problem, backend)
+    wide = _wide_dtype(problem, backend)
     tensors = [None if x is None else x.to(wide) for x in given]
     per_edge = of_weights or any(x is not None for x in tensors[3:6])
     needs_grad = (x is not None and x.requires_grad for x in tensors)
@@ -153,8 +153,7 @@ def attend(problem: Problem, backend: str) -> Tensor:
 def _is_traced(tensors: Sequence[Tensor | None]) -> bool:
     """Whether somebody else has to see the operator: a compiler, a tracer, a tensor subclass.
 
-    If not, an autograd function takes the same way in a third of the time, which counts on small
-    graphs.
+    If not, an autograd function goes the same way in two thirds of the time on a small graph.
     """
     return (
         torch.compiler.is_compiling()
@@ -163,7 +162,7 @@ def _is_traced(tensors: Sequence[Tensor | None]) -> bool:
     )
 
 
-def wide_dtype(problem: Problem, backend: str) -> torch.dtype:
+def _wide_dtype(problem: Problem, backend: str) -> torch.dtype:
     """The dtype that a backend is given: half types only if it converts them as it loads them."""
     dtype = problem.query.dtype
     return dtype if BACKENDS[backend].half else torch.promote_types(dtype, torch.float32)
