@@ -289,8 +289,8 @@ def suite(device: torch.device, rounds: int) -> list[Row]:
     """All of the above but the picture."""
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
     few = max(3, rounds // 3)
-    # What is compiled comes last: it brings a second OpenMP into the process, whose threads, while
-    # they wait, slow the smallest calls a hundredfold.
+    # What is compiled comes last: after it, the smallest calls were seen to take a hundred times as
+    # long, probably for a second OpenMP in the process.
     return [*layers(few), *building(few), *memory(), *windows(few), *formulas(few)]
 
 
