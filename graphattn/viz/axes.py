@@ -1,0 +1,71 @@
+"""Axes to draw on: those of the caller, or those of a figure of fitting size."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from graphattn.graphs import Graph
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE, ORANGE, GREY, DARK = "#0072B2", "#D55E00", "#a8a8a8", "#404040"
+"""Colors that the color-blind can tell apart (Okabe and Ito 2008), and greys."""
+
+FONT = 9.0  # points
+CHARACTER = 0.58  # mean width of a character, as a part of its font size
+
+
+def axes_or_new(ax: Axes | None, width: float, height: float) -> Axes:
+    """The axes that were passed, or new ones in a figure of that many inches."""
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    if ax is None:
+        figure = Figure(figsize=(width, height), layout="constrained")
+        near = figure.add_gridspec(left=0.04, right=0.96, bottom=0.04, top=0.86)  # to the outcome
+        return figure.add_subplot(near[0])
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax must be a matplotlib Axes, got {type(ax).__name__}; pass one of them")
+    return ax
+
+
+def points(ax: Axes) -> tuple[float, float]:
+    """Width and height of the axes in points, before any layout moves them."""
+    box, dpi = ax.get_window_extent(), ax.figure.dpi
+    return box.width * 72 / dpi, box.height * 72 / dpi
+
+
+def set_title(ax: Axes, *lines: str) -> None:
+    """Lines that are not empty, broken where they are wider than the axes."""
+    most = max(24, int(points(ax)[0] / (FONT * CHARACTER)))
+    broken = [part for line in lines for part in textwrap.wrap(line, most)]
+    ax.set_title("\n".join(broken), fontsize=FONT)
+
+
+def graph_title(graph: Graph) -> tuple[str, str]:
+    """The graph, and how large it is."""
+    return str(graph), repr(graph).removeprefix(f"{graph}: ")
+
+
+def weights_title(graph: Graph, mean: str) -> str:
+    """What a picture of weights shows."""
+    return f"weights over {graph}" + (f", {mean}" if mean else "")
+
+
+def bare(ax: Axes) -> None:
+    """No frame and no ticks."""
+    ax.set(xticks=[], yticks=[])
+    ax.set_frame_on(False)
+
+
+def label_ticks(axis: Any, places: Sequence[float], words: Sequence[str], room: float) -> None:
+    """Words along an axis whose places are `room` points apart, as many as are readable."""
+    font = min(FONT, max(5.0, 0.9 * room))
+    step = max(1, round(0.5 + 1.1 * font / max(room, 0.1)) if room < 1.1 * font else 1)
+    longest = max(map(len, words), default=0)
+    upright = axis.axis_name == "x" and 1.5 * longest * CHARACTER * font > room * step
+    axis.set_ticks(places[::step], words[::step], fontsize=font, rotation=90 if upright else 0)
+    axis.set_tick_params(length=0)
