@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -64,8 +65,8 @@ def bare(ax: Axes) -> None:
 def label_ticks(axis: Any, places: Sequence[float], words: Sequence[str], room: float) -> None:
     """Words along an axis whose places are `room` points apart, as many as are readable."""
     font = min(FONT, max(5.0, 0.9 * room))
-    step = max(1, round(0.5 + 1.1 * font / max(room, 0.1)) if room < 1.1 * font else 1)
+    step = max(1, math.ceil(font / max(room, 0.01) - 0.1))
     longest = max(map(len, words), default=0)
-    upright = axis.axis_name == "x" and 1.5 * longest * CHARACTER * font > room * step
+    upright = axis.axis_name == "x" and longest * CHARACTER * font > 0.65 * room * step
     axis.set_ticks(places[::step], words[::step], fontsize=font, rotation=90 if upright else 0)
     axis.set_tick_params(length=0)

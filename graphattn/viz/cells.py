@@ -47,7 +47,7 @@ class Groups(NamedTuple):
 
     def __str__(self) -> str:
         cells = " cells" * (len(self.side) > 1)
-        return f"in groups of {' x '.join(map(str, self.side))}{cells}"
+        return f"in groups of {' x '.join(f'{side:,}' for side in self.side)}{cells}"
 
 
 def group(n: int, into: int = MOST_NODES, most: int = MOST_NODES) -> Groups:

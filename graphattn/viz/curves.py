@@ -13,14 +13,17 @@ def curves(start: Array, end: Array, gap: float, shape: str) -> Array:
     Args:
         start, end: Where the nodes are, (E, 2).
         gap: Distance that is left free at both ends.
-        shape: "arc" for half ellipses, above where they go right and below where they go left;
-            "bent" for curves that leave room for the edge back; "straight".
+        shape: "arc" for half ellipses, above where they go right and below where they go left, the
+            tallest of them a sixteenth of the width or more; "bent" for curves that leave room for
+            the edge back; "straight".
     """
     along = end - start
     left = numpy.stack([-along[:, 1], along[:, 0]], 1)  # a quarter turn, as long as the edge
     if shape == "arc":
-        span = numpy.abs(along[:, :1])
-        up = left * 0.75 * numpy.maximum(span, 1e-9) ** -0.35
+        span = numpy.maximum(numpy.abs(along[:, :1]), 1e-9)
+        tall = 0.75 * span**0.65
+        least = numpy.ptp(numpy.concatenate([start, end])[:, 0]) / 16 if len(start) else 0.0
+        up = left / span * tall * min(12.0, max(1.0, least / tall.max(initial=1.0)))
         middle = numpy.stack([start + up, end + up], 1)
     else:
         bend = {"bent": -0.14, "straight": 0.0}[shape]

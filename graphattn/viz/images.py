@@ -31,8 +31,8 @@ def attention_over_image(
     edge the image is pale. Parallel edges add up.
 
     Args:
-        image: (height, width), or (channels, height, width) of which the mean is drawn; black is
-            its smallest value and white its largest.
+        image: (height, width), or (channels, height, width) of which the mean is drawn; dark grey
+            is its smallest value and white its largest.
         weights: (E,), or (E, heads), of which the mean over the heads is drawn; in edge order.
         graph: Who attends to whom among the patches, which are numbered row by row.
         query: The patch that attends.
@@ -105,7 +105,9 @@ def _show(pixels: Tensor, heat: Any, ax: Axes | None) -> Axes:
     inch = 4 / max(height, width)
     ax = axes_or_new(ax, max(inch * width, 2.0) + 1.2, max(inch * height, 1.0) + 0.6)
     bare(ax)
-    ax.imshow(pixels.numpy(), cmap="gray", interpolation="nearest")
+    low, high = (bound.item() for bound in pixels.aminmax())
+    low -= 0.6 * (high - low)  # colors show on dark grey, and not on black
+    ax.imshow(pixels.numpy(), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     colors = LinearSegmentedColormap.from_list("heat", [to_rgba(ORANGE, 0), to_rgba(ORANGE, 0.85)])
     over = ax.imshow(
         heat,

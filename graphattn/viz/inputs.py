@@ -54,7 +54,7 @@ def both_labels(labels: Any, graph: Graph) -> tuple[list[str] | None, list[str] 
     if labels is None:
         return None, None
     pair = isinstance(labels, Sequence) and not isinstance(labels, str) and len(labels) == 2
-    if pair and not any(isinstance(side, str) or not _several(side) for side in labels):
+    if pair and all(isinstance(side, Iterable) and not isinstance(side, str) for side in labels):
         return (
             node_words("labels of the destinations", labels[0], graph.num_dst),
             node_words("labels of the sources", labels[1], graph.num_src),
@@ -68,16 +68,13 @@ def both_labels(labels: Any, graph: Graph) -> tuple[list[str] | None, list[str] 
     return words, words
 
 
-def _several(value: object) -> bool:
-    return isinstance(value, Iterable)
-
-
 def destination_list(highlight: int | Iterable[int] | None, graph: Graph) -> list[int]:
     """Destinations, checked to be nodes."""
     if highlight is None:
         return []
-    several = highlight if _several(highlight) else [highlight]
-    nodes = integers("highlight", items("highlight", several)).tolist()
+    if isinstance(highlight, Iterable) and not isinstance(highlight, Tensor):
+        highlight = items("highlight", highlight)
+    nodes = integers("highlight", highlight).reshape(-1).tolist()
     return [destination("highlight", node, graph) for node in nodes]
 
 

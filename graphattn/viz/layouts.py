@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,13 +60,13 @@ def arrange(graph: Graph, layout: Any) -> Arranged:
 
 def _choice(graph: Graph, layout: Any) -> tuple[str, Shape, Tensor | None]:
     """Name, shape of the grid and positions, of which the last two are mostly none."""
-    if isinstance(layout, str):
-        if layout not in LAYOUTS:
-            raise ValueError(
-                f"layout must be one of {', '.join(LAYOUTS)}, the shape of a grid as (rows, "
-                f"columns), or positions (n, 2); got {layout!r}"
-            )
+    if isinstance(layout, str) and layout in LAYOUTS:
         return _named(graph, layout)
+    if not isinstance(layout, Sequence | Tensor | Array) or isinstance(layout, str):
+        raise ValueError(
+            f"layout must be one of {', '.join(LAYOUTS)}, or the shape of a grid, as (rows, "
+            f"columns), or positions (n, 2); got {layout!r:.40}"
+        )
     if isinstance(layout, tuple) and all(isinstance(length, int) for length in layout):
         shape = grid(layout)
         cells = torch.Size(shape).numel()
@@ -75,7 +76,7 @@ def _choice(graph: Graph, layout: Any) -> tuple[str, Shape, Tensor | None]:
     given = real("layout", layout)
     if tuple(given.shape) != (graph.num_dst, 2):
         raise ValueError(
-            f"positions must be ({graph.num_dst}, 2), x and y of every node, got "
+            f"layout must hold x and y of every node, ({graph.num_dst}, 2), got "
             f"{tuple(given.shape)}"
         )
     return "given", (), given
@@ -226,7 +227,7 @@ def _in_rows(parts: list[dict[int, Array]], n: int) -> Array:
         if x + width > widest + 1e-6:
             x, y, tallest = 0.0, y - tallest, 0.0
         for node, place in part.items():
-            places[node] = place + [x, y - height]
+            places[node] = place + numpy.array([x, y - height])
         x, tallest = x + width, max(tallest, height)
     return places
 
@@ -241,6 +242,9 @@ def _by_networkx(name: str, weights: Tensor) -> Array:
     if name == "general":
         return _in_rows([_kamada_kawai(graph.subgraph(part)) for part in _parts(graph)], n)
     options = {"seed": 0} if name in ("random", "spring") else {}
-    placed = getattr(networkx, f"{name}_layout")(graph, **options)
+    try:
+        placed = getattr(networkx, f"{name}_layout")(graph, **options)
+    except networkx.NetworkXException as error:
+        raise ValueError(f'layout "{name}" does not exist here: {error}') from None
     places = numpy.array([placed[node] for node in range(n)], dtype=float).reshape(-1, 2)
     return 0.9 * n**0.5 * places
