@@ -44,7 +44,7 @@ def attention_over_images(
     figure.suptitle("What the framed patch attends to, block by block")
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, column in itertools.product(range(rows), range(columns)):
-        ax, ink = axes[row, column], 1 - images[column, 0].cpu()
+        ax, ink = axes[row, column], (1 - images[column, 0]).cpu().numpy()
         if row == 0:
             ax.imshow(ink, cmap="gray")
             ax.set_title(titles[column], size=10)

@@ -51,11 +51,6 @@ def graph_title(graph: Graph) -> tuple[str, str]:
     return str(graph), repr(graph).removeprefix(f"{graph}: ")
 
 
-def weights_title(graph: Graph, mean: str) -> str:
-    """What a picture of weights shows."""
-    return f"weights over {graph}" + (f", {mean}" if mean else "")
-
-
 def bare(ax: Axes) -> None:
     """No frame and no ticks."""
     ax.set(xticks=[], yticks=[])

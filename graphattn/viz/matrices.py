@@ -12,7 +12,7 @@ from torch import Tensor
 from graphattn.graphs import Graph
 from graphattn.graphs.graph import require_graph
 from graphattn.graphs.sequence import bipartite
-from graphattn.viz.axes import axes_or_new, bare, label_ticks, points, set_title, weights_title
+from graphattn.viz.axes import axes_or_new, bare, label_ticks, points, set_title
 from graphattn.viz.cells import Groups, group, grouping, summed
 from graphattn.viz.inputs import both_labels, edge_weights, node_words, real
 
@@ -59,7 +59,7 @@ def attention_matrix(
     else:
         ax = _heat_map(table, words, ax, cmap="Oranges", limits=(0, top))
     ax.set(xlabel="source", ylabel="destination")
-    set_title(ax, weights_title(graph, mean), table.note)
+    set_title(ax, f"weights over {graph}", mean, table.note)
     return ax
 
 
@@ -113,7 +113,7 @@ def alignment(
     limits = (0.0, float(table.total.max(initial=1.0)))
     ax = _heat_map(table, (dst_words, src_words), ax, cmap="gray", limits=limits)
     ax.xaxis.tick_top()
-    set_title(ax, "what each row attends to" + (f", {mean}" if mean else ""), table.note)
+    set_title(ax, "what each row attends to", mean, table.note)
     return ax
 
 

@@ -9,7 +9,7 @@ import torch
 
 from graphattn.graphs import Graph
 from graphattn.graphs.graph import require_graph
-from graphattn.viz.axes import graph_title, set_title, weights_title
+from graphattn.viz.axes import graph_title, set_title
 from graphattn.viz.cells import grouping, shares, summed
 from graphattn.viz.inputs import both_labels, destination_list, edge_weights
 from graphattn.viz.labels import words_of
@@ -83,7 +83,7 @@ def draw_attention(
     highlight: int | Iterable[int] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A graph as nodes and arrows, the wider and the darker the more weight an edge has.
+    r"""A graph as nodes and arrows, the wider and the darker the more weight an edge has.
 
     Weights of parallel edges, and of all edges between two groups where nodes are drawn in groups,
     add up. The strongest arrow is as wide as arrows get; a negative weight is drawn dashed.
@@ -106,7 +106,7 @@ def draw_attention(
         >>> from graphattn import attention_weights, causal, viz
         >>> graph, (q, k) = causal(8), torch.randn(2, 8, 4, 16)
         >>> viz.draw_attention(graph, attention_weights(q, k, graph)).get_title()
-        'weights over causal(8), mean of 4 heads'
+        'weights over causal(8)\nmean of 4 heads'
     """
     values, mean = edge_weights(weights, require_graph(graph))
     arranged = arrange(graph, layout)
@@ -116,5 +116,5 @@ def draw_attention(
     words = words_of(graph, arranged, both_labels(labels, graph))
     ax = draw(picture, words, ax, faintest=0.1)
     note = grouping(graph, *sides)
-    set_title(ax, weights_title(graph, mean), note and f"{note}, weights summed")
+    set_title(ax, f"weights over {graph}", mean, note and f"{note}, weights summed")
     return ax

@@ -122,6 +122,7 @@ def _add_arrows(ax: Axes, picture: Picture, scale: float, faintest: float) -> No
 
     strength, num = numpy.abs(picture.strength), len(picture.curve)
     width = min(2.2, max(0.4, 0.2 * scale * picture.radius)) * (0.2 + 0.8 * strength)
+    width *= numpy.where(picture.loud, 1.5, 1.0)
     color = _colors(picture, width / scale, faintest)
     head = heads(picture.curve, picture.radius * (0.5 + 0.35 * strength[:num]))
     curve = picture.curve.copy()
