@@ -169,7 +169,7 @@ def test_slices_of_a_volume_lie_side_by_side():
     np.testing.assert_allclose(places[6:], np.add(on_grid(2, 3), [4, 0]))
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (6, 1)])
+@pytest.mark.parametrize("shape", [(2, 3), [3, 2], (6, 1)])
 def test_the_shape_of_a_grid_may_be_given(shape):
     np.testing.assert_allclose(places_of(ga.complete(6), layout=shape), on_grid(*shape))
 
@@ -274,6 +274,18 @@ def test_words_beside_two_columns():
     words = ["wir", "trinken"], ["we", "drink", "milk"]
     said = texts(viz.draw_graph(ga.bipartite(2, 3), labels=words))
     assert said == ["sources", "destinations", *words[0], *words[1]]
+
+
+def test_dollars_are_no_mathematics():
+    words = ["$", "a$b$c", "\\frac$"]
+    for ax in (
+        viz.draw_graph(ga.causal(3), labels=words),
+        viz.draw_graph(ga.causal(3), labels=words, layout="circle"),
+        viz.draw_graph(ga.complete(3), labels=["$$"] * 3, layout="bipartite"),
+        viz.attention_matrix(torch.ones(6), ga.causal(3), labels=words),
+        viz.alignment(torch.ones(3, 3), words, words),
+    ):
+        ax.figure.canvas.draw()
 
 
 def test_names_of_networkx_are_shown():
@@ -626,6 +638,7 @@ def test_weights_that_do_not_fit(draw, weights, message):
         ({"labels": "abc"}, ValueError, "labels must be 5, one for each node, got 3"),
         ({"labels": ["abcde", "abcde"]}, ValueError, "labels must be 5, one for each node, got 2"),
         ({"labels": [range(5), range(4)]}, ValueError, "labels of the sources must be 5, .* got 4"),
+        ({"labels": [[*"abcde"], [*"fghij"]]}, ValueError, 'give one list, or layout="bipartite"'),
         ({"labels": 5}, TypeError, "labels must be several"),
         ({"highlight": 5}, IndexError, r"node 5, out of range for the 5 destinations of causal"),
         ({"highlight": [0, -1]}, IndexError, "node -1, out of range"),

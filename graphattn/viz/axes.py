@@ -17,6 +17,7 @@ BLUE, ORANGE, GREY, DARK = "#0072B2", "#D55E00", "#a8a8a8", "#404040"
 
 FONT = 9.0  # points
 CHARACTER = 0.58  # mean width of a character, as a part of its font size
+RADIUS = 0.2  # of a node, where neighbors are 1 apart
 
 
 def axes_or_new(ax: Axes | None, width: float, height: float) -> Axes:
@@ -43,7 +44,7 @@ def set_title(ax: Axes, *lines: str) -> None:
     """Lines that are not empty, broken where they are wider than the axes."""
     most = max(24, int(points(ax)[0] / (FONT * CHARACTER)))
     broken = [part for line in lines for part in textwrap.wrap(line, most)]
-    ax.set_title("\n".join(broken), fontsize=FONT)
+    ax.set_title("\n".join(broken), fontsize=FONT, parse_math=False)
 
 
 def graph_title(graph: Graph) -> tuple[str, str]:
@@ -63,5 +64,6 @@ def label_ticks(axis: Any, places: Sequence[float], words: Sequence[str], room: 
     step = max(1, math.ceil(font / max(room, 0.01) - 0.1))
     longest = max(map(len, words), default=0)
     upright = axis.axis_name == "x" and longest * CHARACTER * font > 0.65 * room * step
-    axis.set_ticks(places[::step], words[::step], fontsize=font, rotation=90 if upright else 0)
+    options = {"fontsize": font, "rotation": 90 if upright else 0, "parse_math": False}
+    axis.set_ticks(places[::step], words[::step], **options)
     axis.set_tick_params(length=0)

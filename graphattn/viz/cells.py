@@ -52,9 +52,8 @@ class Groups(NamedTuple):
 
 def group(n: int, into: int = MOST_NODES, most: int = MOST_NODES) -> Groups:
     """Every node alone up to `most` nodes; from there on at most `into` groups of equal size."""
-    require(24 * n, torch.device("cpu"), f"numbering {n:,} nodes", "take a smaller graph")
     size = 1 if n <= most else -(-n // into)
-    return Groups(torch.arange(n) // size, -(-n // size), (size,))
+    return Groups(_numbers(n) // size, -(-n // size), (size,))
 
 
 def group_grid(shape: Sequence[int], into: int, most: int = MOST_NODES) -> Groups:
@@ -62,14 +61,21 @@ def group_grid(shape: Sequence[int], into: int, most: int = MOST_NODES) -> Group
     n, size = math.prod(shape), 1
     while n > most and _num_squares(shape, size) > into:
         size += 1
-    label = torch.zeros(n, dtype=torch.int64)
-    for place, length in zip(coordinates(torch.arange(n), tuple(shape)), shape):
+    nodes = _numbers(n)
+    label = torch.zeros_like(nodes)
+    for place, length in zip(coordinates(nodes, tuple(shape)), shape):
         label = label * -(-length // size) + place // size
     return Groups(label, _num_squares(shape, size), (size,) * len(shape))
 
 
 def _num_squares(shape: Sequence[int], size: int) -> int:
     return math.prod(-(-length // size) for length in shape)
+
+
+def _numbers(n: int) -> Tensor:
+    """0 to n - 1, int64, if there is room for as many and what is made of them."""
+    require(48 * n, torch.device("cpu"), f"numbering {n:,} nodes", "take a smaller graph")
+    return torch.arange(n)
 
 
 def grouping(graph: Graph, dst: Groups, src: Groups) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from graphattn.graphs import Graph
@@ -15,10 +14,11 @@ from graphattn.graphs.checks import integer, integers, items, tensor
 def edge_weights(weights: Any, graph: Graph) -> tuple[Tensor, str]:
     """One weight for each edge, float64 (E,) on the CPU, and how it came about, for the title."""
     values = real("weights", weights)
+    hint = "; take one of the batch, as weights[0]" if values.ndim > 2 else ""
     if values.ndim not in (1, 2) or len(values) != graph.num_edges or 0 in values.shape[1:]:
         raise ValueError(
             f"weights must be (E,) or (E, heads) with E = {graph.num_edges}, the edges of {graph} "
-            f"in edge order, got {tuple(values.shape)}{_batch_hint(values)}"
+            f"in edge order, got {tuple(values.shape)}{hint}"
         )
     if values.ndim == 1 or values.shape[1] == 1:
         return values.flatten(), ""
@@ -30,15 +30,11 @@ def real(name: str, value: Any) -> Tensor:
     made = tensor(name, value).detach()
     if made.is_complex():
         raise TypeError(f"{name} must be real, got {made.dtype}")
-    made = made.to("cpu", torch.float64)
+    made = made.cpu().double()  # not every device has float64
     if not bool(made.isfinite().all()):
         place = (~made.isfinite()).nonzero()[0].tolist()
         raise ValueError(f"{name} must be finite, got {made[tuple(place)].item()} at {place}")
     return made
-
-
-def _batch_hint(values: Tensor) -> str:
-    return "; take one of the batch, as weights[0]" if values.ndim > 2 else ""
 
 
 def node_words(name: str, labels: Iterable[Any], count: int) -> list[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from graphattn.graphs import Graph
-from graphattn.viz.axes import CHARACTER, FONT, label_ticks
+from graphattn.viz.axes import CHARACTER, FONT, RADIUS, label_ticks
 from graphattn.viz.cells import Groups
 from graphattn.viz.layouts import Arranged
 
 if TYPE_CHECKING:
-    import numpy
     from matplotlib.axes import Axes
+
+    from graphattn.viz.curves import Array
 
 Words = list[str] | None
 SMALLEST = 5.0  # points, of a word inside a node
@@ -24,7 +25,15 @@ def words_of(
     """A word for every drawn node, destinations first, and whether it must be shown.
 
     A group has the word of its first node.
+
+    Raises:
+        ValueError: If destinations and sources are drawn as one and have different labels.
     """
+    if labels[0] != labels[1] and arranged.name != "bipartite":
+        raise ValueError(
+            "destinations and sources are the same nodes in this layout, got labels that differ; "
+            'give one list, or layout="bipartite"'
+        )
     names = getattr(graph, "node_labels", None)
     shown = labels[0] is not None or (names is not None and graph.num_dst <= FEW)
     words = _of_groups(labels[0] or names, arranged.dst)
@@ -41,7 +50,7 @@ def _of_groups(words: Any, groups: Groups) -> list[str]:
 def add_labels(
     ax: Axes,
     arranged: Arranged,
-    places: numpy.ndarray,
+    places: Array,
     words: list[str],
     radius: float,
     shown: bool,
@@ -52,23 +61,22 @@ def add_labels(
     font = min(FONT, 1.2 * radius, 1.75 * radius / (CHARACTER * max(map(len, words), default=1)))
     if font >= SMALLEST:
         inside = {"ha": "center", "va": "center_baseline", "color": "white", "zorder": 4}
+        inside |= {"fontsize": font, "parse_math": False}
         for place, word in zip(places, words):
-            ax.text(place[0], place[1], word, fontsize=font, **inside)
+            ax.text(place[0], place[1], word, **inside)
     elif shown and arranged.name == "line":
-        label_ticks(ax.xaxis, places[:, 0].tolist(), words, room=radius / 0.2)
+        label_ticks(ax.xaxis, places[:, 0].tolist(), words, room=radius / RADIUS)
     elif shown:
         _beside(ax, arranged, places, words, radius)
 
 
-def _head_columns(ax: Axes, places: numpy.ndarray) -> None:
+def _head_columns(ax: Axes, places: Array) -> None:
     """Say which column holds what."""
     for x, word in zip(sorted(set(places[:, 0].tolist())), ("sources", "destinations")):
         ax.text(x, places[:, 1].max() + 0.6, word, fontsize=FONT, ha="center", va="bottom")
 
 
-def _beside(
-    ax: Axes, arranged: Arranged, places: numpy.ndarray, words: list[str], radius: float
-) -> None:
+def _beside(ax: Axes, arranged: Arranged, places: Array, words: list[str], radius: float) -> None:
     """Outside of columns and circles, below all other nodes."""
     from matplotlib.patheffects import withStroke
 
@@ -87,6 +95,7 @@ def _beside(
             offset,
             textcoords="offset points",
             fontsize=7,
+            parse_math=False,
             ha="center" if abs(x) < 0.4 * length else ("left" if x > 0 else "right"),
             va="center" if abs(y) < 0.4 * length else ("bottom" if y > 0 else "top"),
             path_effects=[withStroke(linewidth=2, foreground="white")],

@@ -18,6 +18,7 @@ from graphattn.graphs.grid import GridGraph
 from graphattn.graphs.relabel import Transpose
 from graphattn.graphs.structure import as_dense, as_intervals, transposed_intervals
 from graphattn.viz.cells import Groups, group, group_grid
+from graphattn.viz.curves import Array
 from graphattn.viz.inputs import real
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ FROM_NETWORKX = ("kamada_kawai", "planar", "random", "shell", "spectral", "spira
 LAYOUTS = ("auto", "line", "grid", "circle", "bipartite", *FROM_NETWORKX)
 INTO = 40  # groups that can be drawn with the arrows between them
 
-Array = numpy.ndarray
 Shape = tuple[int, ...]
 
 
@@ -67,7 +67,7 @@ def _choice(graph: Graph, layout: Any) -> tuple[str, Shape, Tensor | None]:
             f"layout must be one of {', '.join(LAYOUTS)}, or the shape of a grid, as (rows, "
             f"columns), or positions (n, 2); got {layout!r:.40}"
         )
-    if isinstance(layout, tuple) and all(isinstance(length, int) for length in layout):
+    if isinstance(layout, tuple | list) and all(isinstance(length, int) for length in layout):
         shape = grid(layout)
         cells = torch.Size(shape).numel()
         if cells != graph.num_dst:
@@ -209,7 +209,7 @@ def _parts(graph: networkx.Graph) -> list[list[int]]:
 
 
 def _kamada_kawai(part: networkx.Graph) -> dict[int, Array]:
-    """Positions of connected nodes; the nodes to the right and above 0, neighbors about 1 apart."""
+    """Positions of connected nodes; in the quadrant right of and above 0."""
     import networkx
 
     nodes = sorted(part)

@@ -25,7 +25,7 @@ NO_EDGE = "gainsboro"
 def attention_matrix(
     weights: Any, graph: Graph, labels: Sequence[Any] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Weights as a heat map; pairs that are no edge are grey, edges of weight 0 are white.
+    """Weights as a heat map; pairs that are no edge are grey, edges of weight 0 nearly white.
 
     Weights of parallel edges add up, and so do those of a cell, where more than 200 destinations or
     sources are drawn in groups. If a weight is negative, red is below 0 and blue above.
@@ -53,7 +53,7 @@ def attention_matrix(
     values, mean = edge_weights(weights, require_graph(graph))
     words = both_labels(labels, graph)
     table = _table(graph, values)
-    top = float(numpy.abs(table.total).max()) if bool(values.any()) else 1.0
+    top = float(numpy.abs(table.total.filled(0)).max(initial=0)) or 1.0
     if bool((values < 0).any()):
         ax = _heat_map(table, words, ax, cmap="RdBu", limits=(-top, top))
     else:

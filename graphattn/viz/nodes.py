@@ -37,8 +37,8 @@ def draw_graph(
 
     Args:
         graph: Any graph.
-        labels: One for each node, or a pair, of the destinations and of the sources; by default
-            numbers, or the names that networkx's nodes had, where they fit.
+        labels: One for each node, or for two columns a pair, of the destinations and of the
+            sources; by default numbers, or the names that networkx's nodes had, where they fit.
         layout: "auto" puts sequences on a "line", cells of a grid on a "grid", different sources
             and destinations into two columns ("bipartite"), most others where networkx's
             kamada_kawai has them, and graphs of most pairs on a "circle". Or one of these; or the

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy
 from torch import Tensor
 
-from graphattn.viz.axes import BLUE, DARK, GREY, ORANGE, axes_or_new, bare, points
+from graphattn.viz.axes import BLUE, DARK, GREY, ORANGE, RADIUS, axes_or_new, bare, points
 from graphattn.viz.curves import Array, curves, heads, middles
 from graphattn.viz.labels import add_labels
 from graphattn.viz.layouts import Arranged, positions
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import EllipseCollection
 
-RADIUS = 0.2  # of a node, where neighbors are 1 apart
 CURVES = {"line": "arc", "bipartite": "straight"}
 
 
@@ -151,15 +150,29 @@ def _circles(ax: Axes, places: Array, radius: float, **options: Any) -> EllipseC
 
 
 def _colors(picture: Picture, width: Array, faintest: float) -> Array:
-    """RGBA of every arrow and loop, (E + L, 4); the more of the picture is ink, the paler."""
+    """RGBA of every arrow and loop, (E + L, 4)."""
     from matplotlib.colors import to_rgb
 
     quiet = to_rgb(GREY if picture.marked.any() else BLUE)
     rgb = numpy.where(picture.loud[:, None], to_rgb(ORANGE), quiet)
     length = numpy.linalg.norm(picture.curve[:, 3] - picture.curve[:, 0], axis=1)
     area = numpy.ptp(_reach(picture), axis=0).prod() if len(picture.places) else 1.0
-    ink = float((length * width[: len(length)]).sum() / area)
-    alpha = faintest + (0.95 - faintest) * numpy.abs(picture.strength)
-    pale = min(0.6 if picture.marked.any() else 1.0, max(0.04, 0.6 / max(ink, 1e-9)))
-    alpha = numpy.where(picture.loud, alpha, pale * alpha)
-    return numpy.concatenate([rgb, alpha[:, None].clip(0, 1)], 1)
+    base = faintest + (1 - faintest) * numpy.abs(picture.strength)
+    alpha = 0.95 * _thinned(base, length * width[: len(length)] / area)
+    if picture.marked.any():
+        alpha = numpy.where(picture.loud, 0.95 * base, 0.6 * alpha)
+    return numpy.concatenate([rgb, alpha[:, None]], 1)
+
+
+def _thinned(alpha: Array, ink: Array) -> Array:
+    """Less of the opacity of all, and least of the strongest, where arrows would cover the picture.
+
+    Args:
+        alpha: Opacity of arrows and loops, (E + L,), 0 to 1.
+        ink: The part of the picture that each arrow covers, (E,).
+    """
+    power = 1.0
+    while (ink * alpha[: len(ink)] ** power).sum() > 0.6 and power < 6:
+        power *= 1.5
+    alpha = alpha**power
+    return alpha * min(1.0, max(0.04, 0.6 / max((ink * alpha[: len(ink)]).sum(), 0.6)))
