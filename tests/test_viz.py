@@ -214,6 +214,17 @@ def test_general_graphs_are_drawn_as_networkx_lays_them_out():
     np.testing.assert_allclose(ours / np.abs(ours).max(), spring / np.abs(spring).max(), atol=1e-6)
 
 
+@pytest.mark.parametrize("graph", [ga.sliding_window(8, 0), ga.hubs(8, [3]), ga.expander(8, 3)])
+def test_self_loops_do_not_make_a_sequence(graph):
+    assert np.ptp(places_of(graph.with_self_loops())[:, 1]) > 1
+
+
+def test_many_parts_lie_in_rows():
+    ring = ga.from_networkx(networkx.cycle_graph(4))
+    width, height = np.ptp(places_of(ga.batch([ring] * 16)), axis=0)
+    assert 0.5 < width / height < 2
+
+
 def test_parts_of_a_graph_lie_apart():
     rings = [ga.from_networkx(networkx.cycle_graph(n)) for n in (3, 5, 4)]
     places = places_of(ga.batch(rings))
@@ -358,7 +369,10 @@ def test_the_matrix_is_that_of_the_weights(graph, heads):
 def test_no_edge_is_not_a_weight_of_zero():
     image = viz.attention_matrix(torch.tensor([1.0, 0.0, 1.0]), ga.causal(2)).images[0]
     pixels = image.cmap(image.norm(image.get_array()))
-    assert not np.allclose(pixels[1, 0], pixels[0, 1])
+    grey, white = pixels[0, 1], pixels[1, 0]
+    assert grey[3] == white[3] == 1
+    assert np.ptp(grey[:3]) == 0
+    assert grey[:3].max() < 0.9 < white[:3].min()
 
 
 def test_negative_weights_have_another_color():
@@ -408,17 +422,17 @@ def test_alignment_of_a_graph():
 def test_what_a_patch_attends_to_lies_over_the_image(channels):
     graph, image = ga.neighborhood((2, 3), 1, border="cut"), torch.rand(*channels, 8, 12)
     weights = weights_of(graph, 2)
-    ax = viz.attention_over_image(image, weights, graph, 4, (2, 3))
+    ax = viz.attention_over_image(image, weights, graph, 5, (2, 3))
     ax.figure.canvas.draw()
     grey, heat = ax.images
     np.testing.assert_allclose(grey.get_array(), image.double().reshape(-1, 8, 12).mean(0))
     total, number = dense(graph, weights.double().mean(1))
     shown = heat.get_array()
-    np.testing.assert_allclose(shown.filled(0), total[4].reshape(2, 3))
-    np.testing.assert_array_equal(np.ma.getmaskarray(shown), number[4].reshape(2, 3) == 0)
+    np.testing.assert_allclose(shown.filled(0), total[5].reshape(2, 3))
+    np.testing.assert_array_equal(np.ma.getmaskarray(shown), number[5].reshape(2, 3) == 0)
     assert heat.get_extent() == grey.get_extent()
     (frame,) = ax.patches
-    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((3.5, 3.5), 4, 4)
+    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((7.5, 3.5), 4, 4)
 
 
 def test_the_fullest_color_is_the_strongest_weight():
