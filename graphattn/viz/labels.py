@@ -58,7 +58,7 @@ def add_labels(
     """Write words at places (n, 2); `radius` of a node is in points."""
     if arranged.name == "bipartite":
         _head_columns(ax, places)
-    font = min(FONT, 1.2 * radius, 1.75 * radius / (CHARACTER * max(map(len, words), default=1)))
+    font = min(FONT, 1.2 * radius, 1.5 * radius / (CHARACTER * max(map(len, words), default=1)))
     if font >= SMALLEST:
         inside = {"ha": "center", "va": "center_baseline", "color": "white", "zorder": 4}
         inside |= {"fontsize": font, "parse_math": False}
