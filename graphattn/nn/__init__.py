@@ -4,19 +4,30 @@ from graphattn.biases import ALiBi
 from graphattn.nn.attention import GraphAttention
 from graphattn.nn.biases import RelativePositionBias, ShortestPathBias, T5Bias
 from graphattn.nn.encodings import laplacian_encoding, random_walk_encoding
+from graphattn.nn.hopfield import HopfieldNetwork, hebbian_weights, projection_weights
+from graphattn.nn.lookup import LookupAttention, nadaraya_watson
+from graphattn.nn.memory import ExternalMemory
+from graphattn.nn.modern_hopfield import ModernHopfield
 from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
 from graphattn.nn.transformer import TransformerBlock
 
 __all__ = [
     "ALiBi",
+    "ExternalMemory",
     "GraphAttention",
+    "HopfieldNetwork",
     "LearnedPositions",
+    "LookupAttention",
+    "ModernHopfield",
     "RelativePositionBias",
     "Rotary",
     "ShortestPathBias",
     "SinusoidalPositions",
     "T5Bias",
     "TransformerBlock",
+    "hebbian_weights",
     "laplacian_encoding",
+    "nadaraya_watson",
+    "projection_weights",
     "random_walk_encoding",
 ]
