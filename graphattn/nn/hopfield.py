@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from graphattn.graphs import Graph
 from graphattn.graphs.checks import integer
 from graphattn.graphs.csr import CSR, pair_keys
+from graphattn.graphs.graph import require_graph
 from graphattn.graphs.structure import is_simple
 from graphattn.nn.stored import floating
 
@@ -33,7 +34,7 @@ class HopfieldNetwork(nn.Module):
         field: External field `b`, (n,); 0 by default.
 
     Raises:
-        TypeError: If weights or field are not floating tensors.
+        TypeError: If graph is not a graph, or weights or field are not floating tensors.
         ValueError: If the graph or the weights are not symmetric, an edge is a loop or parallel to
             another, or shapes don't fit.
 
@@ -51,7 +52,7 @@ class HopfieldNetwork(nn.Module):
 
     def __init__(self, graph: Graph, weights: Tensor, field: Tensor | None = None) -> None:
         super().__init__()
-        _check_symmetric(graph, floating("weights", weights))
+        _check_symmetric(require_graph(graph), floating("weights", weights))
         field = weights.new_zeros(graph.num_dst) if field is None else floating("field", field)
         if field.shape != (graph.num_dst,):
             raise ValueError(
@@ -62,6 +63,7 @@ class HopfieldNetwork(nn.Module):
         self.register_buffer("weights", weights.detach())
         self.register_buffer("field", field.detach().to(weights))
 
+    @torch.no_grad()
     def forward(
         self, state: Tensor, *, generator: torch.Generator | None = None, max_sweeps: int = 100
     ) -> Tensor:
@@ -88,12 +90,14 @@ class HopfieldNetwork(nn.Module):
             self._sweep(spins, fields, generator)
         return _like(state, spins)
 
+    @torch.no_grad()
     def sweep(self, state: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Every neuron once, one after the other in random order; as in `forward`."""
         spins = self._spins(state)
         self._sweep(spins, self._fields(spins), generator)
         return _like(state, spins)
 
+    @torch.no_grad()
     def synchronous_step(self, state: Tensor) -> Tensor:
         """All neurons at once, each from what the others were: (*batch, n) to the same.
 
@@ -161,9 +165,10 @@ class HopfieldNetwork(nn.Module):
 def hebbian_weights(patterns: Tensor, graph: Graph) -> Tensor:
     """Hebb's rule: neurons that agree in a pattern excite each other (Hopfield 1982, eq. 2).
 
-    `w_ij = 1/n sum_p x_pi x_pj`. On a complete graph of n neurons, up to about 0.138 n random
-    patterns stay close to attractors (Amit et al. 1985), and up to n / (2 ln n) are attractors
-    themselves (McEliece et al. 1987); of patterns that resemble each other, many fewer.
+    `w_ij = sum_p x_pi x_pj`: whole numbers, so that local fields and energies are exact. On a
+    complete graph of n neurons about 0.138 n random patterns stay close to attractors (Amit et al.
+    1985), and most of n / (2 ln n) are attractors themselves (McEliece et al. 1987); of patterns
+    that resemble each other, many fewer.
 
     Args:
         patterns: -1 and +1, (num_patterns, n), floating.
@@ -178,13 +183,13 @@ def hebbian_weights(patterns: Tensor, graph: Graph) -> Tensor:
     Example:
         >>> from graphattn import from_edges
         >>> hebbian_weights(torch.tensor([[1.0, -1.0]]), from_edges([[0, 1], [1, 0]], 2))
-        tensor([-0.5000, -0.5000])
+        tensor([-1., -1.])
     """
     count, n = _check_patterns(patterns, graph)
     src, dst = graph.edge_index.to(patterns.device)
     if n * n <= count * len(src):  # the smaller of the two tensors is made
-        return (patterns.T @ patterns)[dst, src] / n
-    return (patterns[:, dst] * patterns[:, src]).sum(dim=0) / n
+        return (patterns.T @ patterns)[dst, src]
+    return (patterns[:, dst] * patterns[:, src]).sum(dim=0)
 
 
 def projection_weights(patterns: Tensor, graph: Graph) -> Tensor:
@@ -223,7 +228,7 @@ def _like(state: Tensor, spins: Tensor) -> Tensor:
 
 def _check_patterns(patterns: Tensor, graph: Graph) -> tuple[int, int]:
     """Number of patterns and of neurons, if they fit the graph."""
-    n = graph.num_dst
+    n = require_graph(graph).num_dst
     if floating("patterns", patterns).ndim != 2 or graph.num_src != n or patterns.shape[1] != n:
         raise ValueError(
             f"patterns must be (num_patterns, n) and the graph one on n neurons, got "

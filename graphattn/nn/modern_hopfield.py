@@ -75,6 +75,7 @@ class ModernHopfield(nn.Module):
         Raises:
             TypeError, ValueError: If the state or the graph does not fit.
         """
+        graph = self._graph(state, graph)
         moves = torch.ones_like(state[..., :1], dtype=torch.bool)
         for _ in range(integer("max_steps", max_steps)):
             after = torch.where(moves, self.update(state, graph), state)
@@ -114,7 +115,7 @@ class ModernHopfield(nn.Module):
     def _graph(self, state: Tensor, graph: Graph | None) -> Graph:
         """The graph on the device of the state; all patterns for every state by default."""
         width = self.patterns.shape[1]
-        if state.ndim < 2 or state.shape[-1] != width:
+        if floating("state", state).ndim < 2 or state.shape[-1] != width:
             raise ValueError(
                 f"state must be (*batch, num_states, {width}), as wide as the patterns, got "
                 f"{tuple(state.shape)}; state[None] is a single one"

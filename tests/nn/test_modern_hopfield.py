@@ -153,6 +153,7 @@ NETWORK = nn.ModernHopfield(randn(9, 4))
             for beta in (0.0, -1.0, math.inf, math.nan)
         ),
         (lambda: NETWORK(randn(4)), ValueError, r"num_states, 4\).*got \(4,\); state\[None\]"),
+        (lambda: NETWORK([[1.0] * 4]), TypeError, "state must be a floating tensor, got list"),
         (lambda: NETWORK(randn(2, 3)), ValueError, r"as wide as the patterns, got \(2, 3\)"),
         (lambda: NETWORK(randn(2, 4).float()), TypeError, "one dtype"),
         (lambda: NETWORK(randn(2, 4), SEEN), ValueError, "num_dst=2 states.*got 6 and 9"),
