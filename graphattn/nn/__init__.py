@@ -8,20 +8,32 @@ from graphattn.nn.hopfield import HopfieldNetwork, hebbian_weights, projection_w
 from graphattn.nn.lookup import LookupAttention, nadaraya_watson
 from graphattn.nn.memory import ExternalMemory
 from graphattn.nn.modern_hopfield import ModernHopfield
+from graphattn.nn.normalizers import GumbelSoftmax, Reinforce, SinkSoftmax
 from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
+from graphattn.nn.scores import GAT, Additive, Bilinear, Concat, Cosine, GATv2, Location
 from graphattn.nn.transformer import TransformerBlock
 
 __all__ = [
     "ALiBi",
+    "Additive",
+    "Bilinear",
+    "Concat",
+    "Cosine",
     "ExternalMemory",
+    "GAT",
+    "GATv2",
     "GraphAttention",
+    "GumbelSoftmax",
     "HopfieldNetwork",
     "LearnedPositions",
+    "Location",
     "LookupAttention",
     "ModernHopfield",
+    "Reinforce",
     "RelativePositionBias",
     "Rotary",
     "ShortestPathBias",
+    "SinkSoftmax",
     "SinusoidalPositions",
     "T5Bias",
     "TransformerBlock",

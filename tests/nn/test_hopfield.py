@@ -292,7 +292,11 @@ NETWORK = nn.HopfieldNetwork(TRIANGLE, torch.ones(6))
         (lambda: NETWORK.energy(torch.ones(2, 4)), ValueError, r"\(\*batch, 3\).*got \(2, 4\)"),
         (lambda: NETWORK([1, 1, 1]), ValueError, "got list"),
         (lambda: NETWORK(torch.ones(3), max_sweeps=-1), ValueError, "max_sweeps must be between"),
-        (lambda: nn.HopfieldNetwork(torch.ones(3, 3), torch.ones(6)), TypeError, "expected a graph"),
+        (
+            lambda: nn.HopfieldNetwork(torch.ones(3, 3), torch.ones(6)),
+            TypeError,
+            "expected a graph",
+        ),
         (lambda: nn.hebbian_weights(torch.ones(1, 3), 3), TypeError, "expected a graph, got int"),
         (lambda: nn.hebbian_weights(torch.zeros(2, 3), TRIANGLE), ValueError, "patterns must hold"),
         (lambda: nn.hebbian_weights(torch.ones(2, 4), TRIANGLE), ValueError, r"got \(2, 4\) and 3"),
