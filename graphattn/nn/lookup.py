@@ -9,8 +9,8 @@ from graphattn.attention import attention
 from graphattn.graphs import Graph, bipartite
 from graphattn.nn.stored import CHUNK, check_items, flat, floating, one_dtype, store
 
-COLDEST = 1e-30
-"""The lowest temperature above 0: what is divided by less may leave the range of float32."""
+SHARPEST = 1e30
+"""Bound of the logits: differences that rounding leaves are far above its inverse."""
 
 
 class LookupAttention(nn.Module):
@@ -18,9 +18,9 @@ class LookupAttention(nn.Module):
 
     Key j weighs `softmax_j(-|q - k_j|^2 / (2 temperature))`. Since `|q|^2` is the same for all of
     them and softmax does not see it, that is `softmax_j((<q, k_j> - |k_j|^2 / 2) / temperature)`:
-    with one more coordinate, 1 for queries and `-|k_j|^2 / 2` for keys, a plain dot product, which
-    every kernel computes over `bipartite(num_queries, n)`. Towards temperature 0 it is an exact
-    lookup, the value of the nearest key; towards infinity the mean of all values.
+    with one more coordinate, 1 for queries and `-|k_j|^2 / 2` for keys, a plain dot product over
+    `bipartite(num_queries, n)`, which fused kernels compute without a bias. Towards temperature 0
+    it is an exact lookup, the value of the nearest key; towards infinity the mean of all values.
 
     Args:
         keys: (n, dim), floating. A `torch.nn.Parameter` is trained along; any other tensor becomes
@@ -34,8 +34,7 @@ class LookupAttention(nn.Module):
 
     Raises:
         TypeError: If keys or values are not floating tensors of one dtype.
-        ValueError: If their shapes don't fit, there are none, or the temperature is neither 0 nor
-            at least 1e-30.
+        ValueError: If their shapes don't fit, there are none, or the temperature is negative.
 
     Example:
         >>> import math
@@ -73,7 +72,7 @@ class LookupAttention(nn.Module):
             return self.values[self.nearest(query)]
         rows = self._rows(query)
         graph = bipartite(len(rows), len(self.keys))
-        out = _attend_near(rows, self.keys, self.values, graph, scale=1 / self.temperature)
+        out = _attend_near(rows, self.keys, self.values, graph, self.temperature)
         return out.reshape(*query.shape[:-1], self.values.shape[-1])
 
     @torch.no_grad()
@@ -82,12 +81,14 @@ class LookupAttention(nn.Module):
 
         Distances are summed from differences here, so that a key that equals the query is found.
         """
+        batch = query.shape[:-1]
+        query, keys = (x.to(_wide(x)) for x in (self._rows(query), self.keys))
         exact = "donot_use_mm_for_euclid_dist"
         index = [
-            torch.cdist(some, self.keys, compute_mode=exact).argmin(dim=1)
-            for some in self._rows(query).split(max(1, CHUNK // len(self.keys)))
+            torch.cdist(some, keys, compute_mode=exact).argmin(dim=1)
+            for some in query.split(max(1, CHUNK // len(keys)))
         ]
-        return torch.cat(index).reshape(query.shape[:-1])
+        return torch.cat(index).reshape(batch)
 
     def _rows(self, query: Tensor) -> Tensor:
         """(*batch, dim) to (num_queries, dim)."""
@@ -96,10 +97,8 @@ class LookupAttention(nn.Module):
 
     def _check_temperature(self) -> None:
         given = self.temperature
-        if not isinstance(given, int | float) or not (given == 0 or given >= COLDEST):
-            raise ValueError(
-                f"temperature must be 0, or at least {COLDEST}, up to math.inf, got {given!r}"
-            )
+        if not isinstance(given, int | float) or not given >= 0:
+            raise ValueError(f"temperature must be a number from 0 to math.inf, got {given!r}")
 
     def extra_repr(self) -> str:
         """What printing the table shows besides its parts."""
@@ -117,9 +116,9 @@ def nadaraya_watson(
     """Kernel regression: the mean of the samples, each weighed by a Gaussian of its distance.
 
     `sum_j K(q - x_j) y_j / sum_j K(q - x_j)` with `K(u) = exp(-|u / bandwidth|^2 / 2)` (Nadaraya
-    1964; Watson 1964) is attention of queries `q` to keys `x_j` with values `y_j`
-    over `bipartite(num_queries, num_samples)`, see `LookupAttention`. Softmax keeps it defined
-    where all samples are so far away that every K is rounded to 0: there it is the nearest of them.
+    1964; Watson 1964) is attention of queries `q` to keys `x_j` with values `y_j` over
+    `bipartite(num_queries, n)`, see `LookupAttention`. Softmax keeps it defined where all samples
+    are so far away that every K is rounded to 0: there it is the nearest of them.
 
     Args:
         query_x: Where to estimate, (num_queries, dim), or (num_queries,) if x has one dimension.
@@ -146,8 +145,9 @@ def nadaraya_watson(
     query, points, seen = (_columns(part) for part in (query_x, x, y))
     check_items(points, seen, "x", "y")
     one_dtype("y", seen, "x", points)
-    query = flat(query, points, "query_x", "x")
-    one_dtype("query_x", query, "x", points)
+    one_dtype("query_x", flat(query, points, "query_x", "x"), "x", points)
+    if query.ndim != 2:
+        raise ValueError(f"query_x must be (num_queries, dim), got {tuple(query.shape)}")
     if len(points) == 0:
         raise ValueError("there must be at least one sample, got none")
     width = torch.as_tensor(bandwidth, dtype=points.dtype, device=points.device)
@@ -159,12 +159,14 @@ def nadaraya_watson(
     if not bool((width > 0).all()):
         raise ValueError(f"bandwidth must be positive, got {bandwidth}")
     graph = bipartite(len(query), len(points)) if graph is None else graph
-    out = _attend_near(query / width, points / width, seen, graph, scale=1.0)
+    out = _attend_near(query / width, points / width, seen, graph, temperature=1.0)
     return out[:, 0] if y.ndim == 1 else out
 
 
-def _attend_near(query: Tensor, keys: Tensor, values: Tensor, graph: Graph, scale: float) -> Tensor:
-    """`softmax_j(-scale / 2 * |q - k_j|^2)` over the edges of a graph, times the values.
+def _attend_near(
+    query: Tensor, keys: Tensor, values: Tensor, graph: Graph, temperature: float
+) -> Tensor:
+    """`softmax_j(-|q - k_j|^2 / (2 temperature))` over the edges of a graph, times the values.
 
     Args:
         query: (num_dst, dim).
@@ -174,15 +176,25 @@ def _attend_near(query: Tensor, keys: Tensor, values: Tensor, graph: Graph, scal
     Returns:
         (num_dst, value_dim).
     """
-    wide = torch.promote_types(query.dtype, torch.float32)  # a difference of large numbers follows
-    center = keys.detach().to(wide).mean(dim=0)  # distances stay, and those numbers are smaller
-    query, keys = query.to(wide) - center, keys.to(wide) - center
+    wide = _wide(query)
+    query, keys, center = query.to(wide), keys.to(wide), keys.detach().to(wide).mean(dim=0)
+    query, keys = query - center, keys - center  # distances stay, what they are computed of shrinks
+    unit = keys.detach().square().sum(dim=1).max().sqrt()
+    unit = torch.where(unit > 0, unit, 1.0)
+    query, keys = query / unit, keys / unit
     query = torch.cat([query, torch.ones_like(query[:, :1])], dim=1)
     keys = torch.cat([keys, -keys.square().sum(dim=1, keepdim=True) / 2], dim=1)
+    bound = SHARPEST / query.detach().abs().amax(dim=1, keepdim=True)
+    query = query * torch.minimum((unit / temperature**0.5).square(), bound)
     with torch.autocast(query.device.type, enabled=False):
         value = values.to(wide)[:, None]
-        out = attention(query[:, None], keys[:, None], value, graph, scale=scale)
+        out = attention(query[:, None], keys[:, None], value, graph, scale=1.0)
         return out[:, 0].to(values.dtype)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """At least float32: distances are small differences of large numbers."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _columns(x: Tensor) -> Tensor:

@@ -86,6 +86,13 @@ def test_zero_finds_a_key_that_equals_the_query_however_close_the_others():
     assert torch.equal(table(keys), keys)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_zero_looks_up_half_types(dtype):
+    keys = torch.arange(-8.0, 8.0).to(dtype)[:, None]
+    table = nn.LookupAttention(keys, 2 * keys, temperature=0)
+    assert torch.equal(table(keys + 0.25), 2 * keys)
+
+
 @pytest.mark.parametrize("chunk", [1, 20, 65])
 def test_a_search_in_chunks_is_the_same(monkeypatch, chunk):
     table = nn.LookupAttention(randn(20, 3), randn(20, 2), temperature=0)
@@ -96,15 +103,30 @@ def test_a_search_in_chunks_is_the_same(monkeypatch, chunk):
     assert table(query).shape == (2, 7, 2)
 
 
-def test_the_limits_are_approached():
-    query, keys, values = randn(6, 3), randn(9, 3, seed=1), randn(9, 2, seed=2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e8])
+@pytest.mark.parametrize("value_dim", [2, 4])  # as wide as the coordinates, one more among them
+def test_the_limits_are_approached_in_any_units(dtype, size, value_dim):
+    query, keys = (size * randn(n, 3, seed=n).to(dtype) for n in (6, 9))
+    query[5] *= 1e10  # far away
+    values = randn(9, value_dim, seed=2).to(dtype)
     table = nn.LookupAttention(keys, values, temperature=0)
     exact = table(query)
-    for table.temperature in (1e-3, 1e-12, 1e-30):
-        torch.testing.assert_close(table(query), exact)
-    mean = values.mean(0).expand(6, 2)
-    for table.temperature in (1e9, 1e30, math.inf):
-        torch.testing.assert_close(table(query), mean, rtol=1e-6, atol=1e-6)
+    for cold in (1e-4, 1e-12, 1e-30, 1e-100):
+        table.temperature = cold * size**2
+        torch.testing.assert_close(table(query)[:5], exact[:5])
+        assert table(query)[5].isfinite().all()
+    mean = values.mean(0).expand(6, value_dim)
+    for hot in (1e12, 1e30, math.inf):
+        table.temperature = hot * size**2
+        torch.testing.assert_close(table(query)[:5], mean[:5], rtol=1e-6, atol=1e-6)
+
+
+def test_keys_that_are_all_the_same_share_the_weight():
+    table = nn.LookupAttention(torch.ones(3, 2), torch.tensor([[1.0], [2.0], [6.0]]))
+    assert table(torch.zeros(1, 2)).item() == 3
+    table.temperature = 0
+    assert table(torch.zeros(1, 2)).item() == 1
 
 
 def test_queries_have_any_leading_dimensions():
@@ -163,9 +185,9 @@ TABLE = nn.LookupAttention(randn(5, 3), randn(5, 2))
             (
                 lambda t=t: nn.LookupAttention(randn(2, 1), randn(2, 1), temperature=t),
                 ValueError,
-                f"temperature must be 0, or at least 1e-30.*got {t}",
+                f"from 0 to math.inf, got {t}",
             )
-            for t in (-1.0, 1e-31, math.nan)
+            for t in (-1.0, -math.inf, math.nan)
         ),
         (lambda: TABLE(randn(4, 2)), ValueError, r"as wide as keys, \(..., 3\), got \(4, 2\)"),
         (lambda: TABLE(randn(4, 3).float()), TypeError, "float32 and torch.float64"),
@@ -240,6 +262,7 @@ def test_far_from_all_samples_the_nearest_is_left():
         ({"y": randn(6, 1)}, ValueError, r"x and y must be .* got \(5, 2\) and \(6, 1\)"),
         ({"y": randn(5, 1).float()}, TypeError, "y and x must have one dtype"),
         ({"query_x": randn(4, 3)}, ValueError, "query_x must be as wide as x"),
+        ({"query_x": randn(2, 4, 2)}, ValueError, r"\(num_queries, dim\), got \(2, 4, 2\)"),
         ({"query_x": randn(4, 2).float()}, TypeError, "query_x and x must have one dtype"),
         ({"x": [1.0, 2.0]}, TypeError, "x must be a floating tensor, got list"),
         ({"graph": SOME}, ValueError, "50 destination nodes but query holds 4"),
