@@ -3,9 +3,9 @@
     python examples/hopfield.py
 
 Classical networks have binary neurons on any graph; the modern one attends to what it stores. Each
-is given ever more patterns, a tenth of them is flipped, and those that come back are counted. Few
+is given ever more patterns, a tenth of each is flipped, and those that come back are counted. Few
 random ones fit into Hebb's rule, 0.138 to a neuron in theory, and fewer digits, which are alike; a
-graph of neighboring pixels then holds no fewer than all to all, with a tenth of the edges.
+graph of neighboring pixels then does about as well as all to all, with a tenth of the edges.
 """
 
 import json
@@ -123,7 +123,7 @@ def report(folder: Path, trials: list[dict], neurons: dict[str, int]) -> None:
         "example": folder.name,
         "trials": len(trials),
         "graphs": [{"graph": str(graph), "edges": graph.num_edges, **vars(plan)}],
-        "result": f"back come {most:.0%} of 1,792 digits (modern), {four:.0%} of 4 (Hebb's rule)",
+        "result": f"{most:.0%} of 1,792 digits come back (modern), {four:.0%} of 4 (Hebb's rule)",
         "loads": LOADS,
         "recalled": shares,
         "pictures": [

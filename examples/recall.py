@@ -27,8 +27,8 @@ def images_recalled(path: Path, rows: dict[str, Tensor], shape: tuple[int, int])
     figure = Figure(
         figsize=(0.85 * len(stored) + 2.2, 0.92 * len(rows) + 0.6), layout="constrained"
     )
-    words = "wrong pixels are orange, dark where ink is too much, light where it is missing"
-    figure.suptitle(f"{len(stored)} digits, damaged and recalled; {words}")
+    words = "wrong pixels are orange, dark where there is too much ink, light where it is missing"
+    figure.suptitle(f"{len(stored)} stored images, damaged and recalled; {words}")
     axes = figure.subplots(len(rows), len(stored), squeeze=False)
     for row, (name, images) in zip(axes, rows.items()):
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
@@ -49,7 +49,7 @@ def recall_by_load(
 ) -> str:
     """How many patterns come back over how many are stored, a panel for each task."""
     figure = Figure(figsize=(12, 5.2), layout="constrained")
-    figure.suptitle("Patterns recalled with a tenth of them flipped, over patterns stored")
+    figure.suptitle("How many patterns come back when a tenth of each is flipped")
     for axes, task in zip(figure.subplots(1, len(loads), sharey=True), loads):
         n = neurons[task]
         bounds = {"n / (2 ln n) ": 1 / (2 * math.log(max(n, 2))), " 0.138 n": 0.138}  # Hebb, random
