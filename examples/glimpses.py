@@ -1,0 +1,125 @@
+"""What glimpses learned: a table, pictures, and result.json."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from canvas import GRID, MARGIN, TILE
+from checkpoints import write_json
+from drawings import BLUE, ORANGE
+from heatmaps import save
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+from torch import Tensor
+
+import graphattn as ga
+from graphattn import viz
+
+COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#606060")
+"""Colors that the color-blind can tell apart (Okabe and Ito 2008), and a grey."""
+
+
+def report(
+    folder: Path,
+    learned: dict[str, list[dict]],
+    canvas: Tensor,
+    true: Tensor,
+    graphs: list[dict[str, Any]],
+) -> None:
+    """Print and draw what each normalizer reaches, and at what cost.
+
+    Args:
+        folder: Of the run.
+        learned: By the name of the normalizer, what `hard_attention.learn` says of each seed.
+        canvas: The held-out ones, of which the first are drawn, (M, side, side).
+        true: The digits on them, (M,).
+        graphs: For result.json.
+    """
+    numbers = ("accuracy", "patches_read", "seconds_per_step")
+    table = {
+        kind: {name: mean(one[name] for one in seeds) for name in numbers}
+        for kind, seeds in learned.items()
+    }
+    print("           digits read right   patches per image   a training step")
+    for kind, row in table.items():
+        right, patches, seconds = (row[name] for name in numbers)
+        print(f"{kind:9} {right:18.1%} {patches:19.1f} {1000 * seconds:14.1f} ms")
+    shown = {kind: seeds[0]["shown"] for kind, seeds in learned.items() if kind != "anywhere"}
+    curves = {kind: [one["curve"] for one in seeds] for kind, seeds in learned.items()}
+    each = [f"{kind} {row['accuracy']:.1%}" for kind, row in table.items()]
+    result = {
+        "example": folder.name,
+        "graphs": graphs,
+        "result": f"of {len(true)} held-out canvases are read right: {', '.join(each)}",
+        "normalizers": table,
+        "accuracy_of_seeds": {k: [one["accuracy"] for one in learned[k]] for k in learned},
+        "pictures": [
+            looks(folder / "looks.png", canvas.cpu(), true.tolist(), shown),
+            learning(folder / "learning.png", curves),
+        ],
+    }
+    write_json(folder / "result.json", result)
+    print(f"{result['result']}; see {folder}")
+
+
+def looks(path: Path, canvas: Tensor, true: list[int], shown: dict[str, dict]) -> str:
+    """For each normalizer (rows) what every glimpse (columns) at some canvases reads.
+
+    Args:
+        path: Of the picture.
+        canvas: (M, side, side), of which as many are drawn as `shown` has.
+        true: The digits on them.
+        shown: By the name of the normalizer: "weights" (n, glimpses, patches) and "read_as" (n,).
+    """
+    n, glimpses = torch.tensor(next(iter(shown.values()))["weights"]).shape[:2]
+    figure = Figure(figsize=(1.2 * glimpses * n + 0.6, 1.4 * len(shown) + 0.7))
+    figure.set_layout_engine("constrained")
+    figure.suptitle("Where each glimpse looks: orange the weights, framed the pixels of one patch")
+    for image, part in enumerate(figure.subfigures(1, n, squeeze=False)[0]):
+        axes = part.subplots(len(shown), glimpses, squeeze=False)
+        for row, (kind, seen) in zip(axes, shown.items()):
+            show_glimpses(row, 1 - canvas[image], torch.tensor(seen["weights"][image]))
+            row[glimpses // 2].set_xlabel(f"a {true[image]}, read as {seen['read_as'][image]}")
+            row[0].set_ylabel(kind if image == 0 else "")
+    return save(figure, path)
+
+
+def show_glimpses(row: Sequence[Axes], image: Tensor, weights: Tensor) -> None:
+    """An image (side, side) in each of the axes, under the weights of a glimpse, (., patches)."""
+    graph = ga.bipartite(*weights.shape)
+    for glimpse, ax in enumerate(row):
+        viz.attention_over_image(image, weights.flatten(), graph, glimpse, GRID, ax)
+        ax.set_title("")
+        if (weights[glimpse] > 0).sum() == 1:
+            y, x = (TILE * place for place in divmod(int(weights[glimpse].argmax()), GRID[1]))
+            corner, side = (x - MARGIN - 0.5, y - MARGIN - 0.5), TILE + 2 * MARGIN
+            ax.add_patch(Rectangle(corner, side, side, fill=False, color=BLUE, linewidth=1.5))
+
+
+def learning(path: Path, curves: dict[str, list]) -> str:
+    """Accuracy on held-out canvases over training: mean and range of the seeds.
+
+    Args:
+        path: Of the picture.
+        curves: By the name of a normalizer, one list of (step, accuracy) for each seed.
+    """
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    ax = figure.subplots()
+    for color, (name, seeds) in zip(COLORS, curves.items()):
+        steps = [step for step, _ in seeds[0]]
+        accuracy = torch.tensor([[right for _, right in curve] for curve in seeds])
+        low, high = accuracy.aminmax(dim=0)
+        ax.plot(steps, accuracy.mean(0), color=color, label=name)
+        ax.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    ax.set(
+        xlabel="training steps", ylabel="held-out digits read right", ylim=(0, 1), xlim=(0, None)
+    )
+    ax.set_title(f"Glimpses learn to read: mean and range of {len(seeds)} seeds")
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower right", frameon=False)
+    return save(figure, path)
