@@ -5,7 +5,7 @@ from graphattn.nn.attention import GraphAttention
 from graphattn.nn.biases import RelativePositionBias, ShortestPathBias, T5Bias
 from graphattn.nn.encodings import laplacian_encoding, random_walk_encoding
 from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
-from graphattn.nn.transformer import TransformerBlock
+from graphattn.nn.transformer import TransformerBlock, post_norm, pre_norm
 
 __all__ = [
     "ALiBi",
@@ -18,5 +18,7 @@ __all__ = [
     "T5Bias",
     "TransformerBlock",
     "laplacian_encoding",
+    "post_norm",
+    "pre_norm",
     "random_walk_encoding",
 ]
