@@ -34,13 +34,24 @@ def attention_of(blocks: Iterable[Any], x: Tensor, graphs: Sequence[ga.Graph]) -
     """
     matrices = []
     for block, graph in zip(blocks, graphs):
-        weights = block.attention.weights(block.attention_norm(x), graph)  # (batch, E, heads)
+        weights, x = weights_in(block, x, graph)  # (batch, E, heads)
         matrix = x.new_zeros(len(x), weights.shape[-1], graph.num_dst, graph.num_src)
         src, dst = graph.edge_index.to(x.device)
         matrix[:, :, dst, src] = weights.transpose(1, 2)
         matrices.append(matrix)
-        x = block(x, graph)
     return torch.stack(matrices).cpu()
+
+
+def weights_in(block: Any, x: Tensor, graph: ga.Graph) -> tuple[Tensor, Tensor]:
+    """The weights of a block's attention, and what the block makes of x.
+
+    What its attention takes depends on where the block normalizes: a hook looks at it.
+    """
+    taken = []
+    hook = block.attention.register_forward_pre_hook(lambda _, args: taken.append(args[0]))
+    after = block(x, graph)
+    hook.remove()
+    return block.attention.weights(taken[0], graph), after
 
 
 def attention_over_images(
