@@ -4,16 +4,28 @@ from graphattn.biases import ALiBi
 from graphattn.nn.attention import GraphAttention
 from graphattn.nn.biases import RelativePositionBias, ShortestPathBias, T5Bias
 from graphattn.nn.encodings import laplacian_encoding, random_walk_encoding
+from graphattn.nn.normalizers import GumbelSoftmax, Reinforce, SinkSoftmax
 from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
+from graphattn.nn.scores import GAT, Additive, Bilinear, Concat, Cosine, GATv2, Location
 from graphattn.nn.transformer import TransformerBlock, post_norm, pre_norm
 
 __all__ = [
     "ALiBi",
+    "Additive",
+    "Bilinear",
+    "Concat",
+    "Cosine",
+    "GAT",
+    "GATv2",
     "GraphAttention",
+    "GumbelSoftmax",
     "LearnedPositions",
+    "Location",
+    "Reinforce",
     "RelativePositionBias",
     "Rotary",
     "ShortestPathBias",
+    "SinkSoftmax",
     "SinusoidalPositions",
     "T5Bias",
     "TransformerBlock",
