@@ -9,9 +9,6 @@ one edge further: over each graph, the last family can know it from that depth o
 distance from the first. The picture in runs/custom_connectivity/ shows whether it does.
 """
 
-import json
-import math
-import shutil
 import time
 from pathlib import Path
 
@@ -22,9 +19,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from checkpoints import write_json
 from drawings import accuracy_by_depth
+from settings import learn_each
 from support import parser, plans, positive
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import graphattn as ga
 from graphattn.biases import hop_distance
@@ -100,23 +97,14 @@ def main(argv: list[str] | None = None) -> None:
     accelerator.print(repr(GRAPHS["Florence"]))
     accelerator.print(ga.explain(query, query, query, GRAPHS["Florence"]))
 
-    kept = folder / f"seed{options.seed}-steps{options.steps}"  # a file for every model
-    if accelerator.is_main_process and not options.resume:
-        shutil.rmtree(kept, ignore_errors=True)
-    accelerator.wait_for_everyone()
+    def learn_one(name: str, depth: int, seconds: float) -> dict:
+        graph = GRAPHS[name].to(accelerator.device)
+        return learn(graph, depth, options.steps, seconds, options.seed)
+
     models = [(name, depth) for depth in range(1, options.depth + 1) for name in GRAPHS]
-    paths = {(name, depth): kept / f"{name}-{depth}.json" for name, depth in models}
-    own = models[accelerator.process_index :: accelerator.num_processes]
-    missing = [model for model in own if not paths[model].exists()]
-    bar = tqdm(missing, desc=options.name, disable=not accelerator.is_main_process)
-    for name, depth in bar:
-        bar.set_postfix(graph=name, depth=depth)
-        graph, seconds = GRAPHS[name].to(accelerator.device), options.seconds or math.inf
-        learned = learn(graph, depth, options.steps, seconds / len(models), options.seed)
-        write_json(paths[name, depth], learned)
-    accelerator.wait_for_everyone()
+    learned = learn_each(options, models, learn_one)
     if accelerator.is_main_process:
-        report(folder, {model: json.loads(path.read_text()) for model, path in paths.items()})
+        report(folder, learned)
 
 
 def report(folder: Path, learned: dict[tuple[str, int], dict]) -> None:

@@ -1,13 +1,13 @@
 """A small BERT learns to fill in masked tokens of Python, attending over the graph that you choose.
 
-    python examples/masked_lm.py --graph complete
-    python examples/masked_lm.py --graph bigbird --text novel.txt --name novel --seconds 600
+    python examples/masked_lm.py --graph window
+    python examples/masked_lm.py --graph bigbird --vocab 1024 --name words --seconds 600
     accelerate launch examples/masked_lm.py
 
-The text is that of examples/lm.py, cut into tokens of one or more bytes that are learned at the
-start. In files held out, 15% of the tokens are masked, and the model is compared with tokens
-counted alone (unigram) and between the two beside them (neighbors), which are never masked for the
-counts. The picture in runs/masked_lm/ shows what is filled in, and what a masked token attends to.
+The text is that of examples/lm.py, as bytes, or with --vocab in tokens that are learned from it
+first. In files held out, 15% of the tokens are masked, and the model is compared with tokens
+counted alone (unigram) and between the two beside them (neighbors), which the counts always see.
+The picture in runs/masked_lm/ shows what is filled in, and what a masked token attends to.
 """
 
 import torch
@@ -22,10 +22,11 @@ from vocabulary import CLS, MASK, counted, framed, learn_tokens, scored, tokens_
 import graphattn as ga
 from graphattn.models import BERT, mask_tokens
 from graphattn.models.layers import init_weights
+from graphattn.nn import Rotary, pre_norm
 
 GRAPHS = {  # of the number of tokens, of which the first is [CLS]; add your own
     "complete": ga.complete,
-    "window": lambda n: ga.sliding_window(n, n // 16),
+    "window": lambda n: ga.sliding_window(n, n // 32),
     "bigbird": lambda n: ga.sliding_window(n, n // 32) | ga.hubs(n, [0]) | ga.expander(n, 4),
 }
 
@@ -47,10 +48,10 @@ def evaluate(run: Run, graph: ga.Graph, chunks: Tensor, chosen: Tensor) -> dict[
 
 def main(argv: list[str] | None = None) -> None:
     options = parser(__doc__, "masked_lm", steps=700)
-    add_training(options, context=128, dim=128, depth=4, heads=4, batch=16, lr=2e-3)
-    options.add_argument("--graph", choices=GRAPHS, default="complete")
+    add_training(options, context=128, dim=128, depth=4, heads=4, batch=16, lr=5e-3)
+    options.add_argument("--graph", choices=GRAPHS, default="window")
     options.add_argument("--text", metavar="FILE", help="learn from this file instead")
-    options.add_argument("--vocab", type=positive, default=2048, help="tokens (default 2048)")
+    options.add_argument("--vocab", type=positive, default=258, help="default 258, of bytes alone")
     options = options.parse_args(argv)
 
     n, size = options.context, options.vocab
@@ -63,9 +64,21 @@ def main(argv: list[str] | None = None) -> None:
     _, chosen = mask_tokens(chunks, **rule, generator=torch.Generator().manual_seed(0))
     graph = GRAPHS[options.graph](n)
     set_seed(options.seed)
-    shape = {"dim": options.dim, "depth": options.depth, "heads": options.heads}
-    model = BERT(size, max_len=n, num_segments=1, dropout=0.0, **shape)
+    model = BERT(
+        size,
+        max_len=n,
+        num_segments=1,
+        dim=options.dim,
+        depth=options.depth,
+        heads=options.heads,
+        dropout=0.0,
+        residual=pre_norm,  # here and below as ModernBERT (Warner et al. 2024): it learns faster
+        positions=Rotary(options.dim // options.heads),
+        qk_norm=True,
+    )
     init_weights(model, std=options.dim**-0.5)
+    for part in (model.positions, model.segments):  # as loud as the tokens, they would drown them
+        init_weights(part)
 
     run = Run(options, model, lr=options.lr)
     device = run.accelerator.device
