@@ -103,6 +103,7 @@ def accuracy_by_kind(
     """A row for each kind: how often it is right with each seed, and the mean of them."""
     heights = [len(names) for names in learned.values()]
     figure = Figure(figsize=(7.5, 1.6 + 0.32 * sum(heights)), layout="constrained")
+    figure.suptitle("How often each is right: every seed (dots), their mean (bar), chance (dotted)")
     axes = figure.subplots(len(learned), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for plotted, (part, names) in zip(axes, learned.items()):
         for row, runs in enumerate(names.values()):
