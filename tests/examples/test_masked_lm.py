@@ -12,10 +12,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))  # as Python does for one of them
 
 import blanks
+import heatmaps
 import masked_lm
 import support
 import vocabulary
 
+from graphattn import complete
+from graphattn.nn import TransformerBlock, post_norm, pre_norm
 from tests.examples.test_examples import TEXT, Killed, result_of, weights
 
 SIZE = 280  # of the vocabulary: 2 special tokens, 256 bytes, and what is merged
@@ -165,6 +168,19 @@ def test_tokens_hold_the_whole_text():
 
 
 # --- the picture ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("residual", "taken"), [(pre_norm, "norm"), (post_norm, "x")])
+def test_weights_are_of_what_the_attention_takes(residual, taken):
+    torch.manual_seed(0)
+    block, graph = TransformerBlock(8, 2, residual=residual), complete(5)
+    torch.nn.init.normal_(block.attention_norm.weight)
+    x = torch.randn(3, 5, 8)
+    weights, after = heatmaps.weights_in(block, x, graph)
+    torch.testing.assert_close(after, block(x, graph))
+    expected = block.attention.weights(block.attention_norm(x) if taken == "norm" else x, graph)
+    torch.testing.assert_close(weights, expected)
+    assert not block.attention._forward_pre_hooks
 
 
 def test_words_stand_side_by_side_in_their_lines():
