@@ -6,7 +6,7 @@
 
 The text is that of examples/lm.py, as bytes, or with --vocab in tokens that are learned from it
 first. In files held out, 15% of the tokens are masked, and the model is compared with tokens
-counted alone (unigram) and between the two beside them (neighbors), which the counts always see.
+counted alone (unigram) and between the two beside them (neighbors), even where those are masked.
 The picture in runs/masked_lm/ shows what is filled in, and what a masked token attends to.
 """
 

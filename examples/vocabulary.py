@@ -8,11 +8,20 @@ from scipy.sparse import coo_array
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-MASK, CLS = 0, 1
+MASK, CLS, BYTES = 0, 1, 256
 
 
 def learn_tokens(text: str, size: int) -> Tokenizer:
-    """Pairs of bytes that are frequent in a text, merged into tokens (Sennrich et al. 2016)."""
+    """Pairs of bytes that are frequent in a text, merged into tokens (Sennrich et al. 2016).
+
+    Raises:
+        ValueError: If there is no room for the special tokens and every byte.
+    """
+    if size < 2 + BYTES:
+        raise ValueError(
+            f"a vocabulary needs {2 + BYTES} tokens, [MASK], [CLS] and every byte, got {size}; "
+            f"take --vocab {2 + BYTES} or more"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -84,6 +84,11 @@ def test_a_text_that_is_too_short(train, tmp_path):
         train("--text", str(short))
 
 
+def test_a_vocabulary_that_is_too_small(train):
+    with pytest.raises(ValueError, match=r"needs 258 tokens.*got 200; take --vocab 258 or more"):
+        train("--vocab", "200")
+
+
 # --- what it is compared with ---------------------------------------------------------------------
 
 
