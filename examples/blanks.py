@@ -51,7 +51,7 @@ def filled_in(
     chances, fill = model(inputs, graph)[0].softmax(dim=-1).cpu().max(dim=-1)
     words, fills = (text_of(tokens, tokenizer) for tokens in (true, fill))
     cells = layout(words, {place: fills[place] for place in masked})
-    framed = max(masked, key=lambda place: len(words[place].strip()))
+    framed = max(masked, key=lambda place: (len(words[place].strip()), words[place].isalpha()))
     graphs = [graph] * len(model.blocks)
     heat = attention_of(model.blocks, model.embed(inputs), graphs)[:, 0, :, framed]
     best = heat.amax(dim=-1).flatten().topk(2).indices  # heat is (blocks, heads, n)
@@ -67,7 +67,7 @@ def filled_in(
         box(filled, cells[place], facecolor=color, alpha=0.25)
         note(filled, cells[place], 0.9, f"{chances[place]:.0%}", color)
         if color == ORANGE:
-            note(filled, cells[place], 0.1, visible(words[place]), "black")
+            note(filled, cells[place], 0.1, named(words[place]), "black")
     for axes, index in zip(heats, best.tolist()):
         block, head = divmod(index, heat.shape[1])
         weights = heat[block, head]
@@ -93,11 +93,16 @@ def visible(word: str) -> str:
     return "".join(c if c.isprintable() else "·" for c in word.replace("\n", "↵"))
 
 
+def named(word: str) -> str:
+    """As it is shown where it was masked: spaces alone would not be seen."""
+    return visible(word) if word.strip(" ") else "␣" * len(word)
+
+
 def layout(words: Sequence[str], filled: dict[int, str]) -> list[Cell]:
     """Cells of words, with those `filled` in; lines break where the words say, or are full."""
     cells, x, y = [], 0, 0
     for place, word in enumerate(words):
-        text = visible(filled.get(place, word))
+        text = named(filled[place]) if place in filled else visible(word)
         width = max(3, len(text)) if place in filled else len(text)
         if x + width > COLUMNS:
             x, y = 0, y + 1

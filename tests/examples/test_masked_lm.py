@@ -194,4 +194,9 @@ def test_words_stand_side_by_side_in_their_lines():
     assert [cell.text for cell in cells[:5]] == ["[CLS]", "unless", " x", ",", "↵"]
     assert [cell.y for cell in cells] == [0, 0, 0, 0, 0, 1, 1, 1, 2, 3]
     assert [cell.x for cell in cells] == [0, 5, 11, 13, 16, 0, 4, 5, 0, 0]
+    assert [cell.text for cell in blanks.layout([" ", "a", " "], {1: " ", 2: "b "})] == [
+        " ",
+        "␣",
+        "b ",
+    ]
     assert all(cell.x + cell.width <= blanks.COLUMNS for cell in cells)
