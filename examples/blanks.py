@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from heatmaps import BLUE, ORANGE, attention_of, save
+from drawings import BLUE, ORANGE
+from heatmaps import attention_of, save
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -53,8 +54,11 @@ def filled_in(
     cells = layout(words, {place: fills[place] for place in masked})
     framed = max(masked, key=lambda place: (len(words[place].strip()), words[place].isalpha()))
     graphs = [graph] * len(model.blocks)
-    heat = attention_of(model.blocks, model.embed(inputs), graphs)[:, 0, :, framed]
-    best = heat.amax(dim=-1).flatten().topk(2).indices  # heat is (blocks, heads, n)
+    weights = torch.cat(attention_of(model.blocks, model.embed(inputs), graphs))
+    src, dst = graph.edge_index.cpu()
+    heat = torch.zeros(len(weights), weights.shape[-1], len(words))  # (blocks, heads, n)
+    heat[:, :, src[dst == framed]] = weights[:, dst == framed].transpose(1, 2)
+    best = heat.amax(dim=-1).flatten().topk(2).indices
 
     figure, (filled, *heats) = panels_for(cells, [0.42, 0.25, 0.25])
     filled.set_title(
@@ -70,13 +74,13 @@ def filled_in(
             note(filled, cells[place], 0.1, named(words[place]), "black")
     for axes, index in zip(heats, best.tolist()):
         block, head = divmod(index, heat.shape[1])
-        weights = heat[block, head]
+        most = heat[block, head].max()
         axes.set_title(
             f"What the framed token attends to in block {block + 1}, head {head + 1}; "
-            f"the darkest has {weights.max():.0%} of the weight",
+            f"the darkest has {most:.0%} of the weight",
             size=11,
         )
-        for cell, weight in zip(cells, (weights / weights.max()).tolist()):
+        for cell, weight in zip(cells, (heat[block, head] / most).tolist()):
             box(axes, cell, facecolor=colormaps["Oranges"](0.75 * weight))
         box(axes, cells[framed], fill=False, edgecolor=BLUE, linewidth=2)
     for axes in (filled, *heats):
