@@ -71,7 +71,7 @@ def dense_attention(
     return Truth(out, w, rows.logsumexp(-2))
 
 
-# --- normalizers, over the rows of a grid (…, num_dst, slots, heads), -inf where no edge is --------
+# --- normalizers, of rows (…, num_dst, slots, heads) that are -inf without an edge ----------------
 
 
 def case_name(normalizer: Any) -> str:

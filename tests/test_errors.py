@@ -268,10 +268,13 @@ NAMES = {
         r'kernel must be "auto" or one of "dense", .*"reference".*, got \'flash\'',
     ),
     "kernel None": (lambda: call(kernel=None), 'kernel must be "auto" or one of .* got None'),
-    "score": (lambda: call(score="dto"), r"score must be one of \['dot'\] or a function, got 'dto"),
+    "score": (
+        lambda: call(score="dto"),
+        r"score must be one of \['cosine', 'dot', 'uniform'\] or a function, got 'dto",
+    ),
     "normalizer": (
         lambda: call(normalizer="softmin"),
-        r"normalizer must be one of \['softmax'.*\] or a function, got 'softmin'",
+        r"normalizer must be one of \['argmax', .*\] or a function, got 'softmin'",
     ),
     "activation": (
         lambda: Additive(x(4, 8), "relu"),

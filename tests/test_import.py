@@ -25,6 +25,7 @@ HEAVY = [
     "scipy",
     "sklearn",
     "entmax",
+    "faiss",
     "pandas",
     "torch._dynamo",
     "torch._inductor",

@@ -148,7 +148,7 @@ FORMULAS = {
         lambda q, k, a: (leaky(q[:, None] + k[None]) * a).sum(-1),
     ),
     "location": (
-        ((15, KV_HEADS, Q_DIM),),
+        ((40, KV_HEADS, Q_DIM),),
         lambda w: Location(w),
         lambda q, k, w: torch.einsum("ihd,jhd->ijh", q, every(w[: len(k)])),
     ),

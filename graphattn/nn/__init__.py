@@ -4,6 +4,10 @@ from graphattn.biases import ALiBi
 from graphattn.nn.attention import GraphAttention
 from graphattn.nn.biases import RelativePositionBias, ShortestPathBias, T5Bias
 from graphattn.nn.encodings import laplacian_encoding, random_walk_encoding
+from graphattn.nn.hopfield import HopfieldNetwork, hebbian_weights, projection_weights
+from graphattn.nn.lookup import LookupAttention, nadaraya_watson
+from graphattn.nn.memory import ExternalMemory
+from graphattn.nn.modern_hopfield import ModernHopfield
 from graphattn.nn.normalizers import GumbelSoftmax, Reinforce, SinkSoftmax
 from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
 from graphattn.nn.scores import GAT, Additive, Bilinear, Concat, Cosine, GATv2, Location
@@ -15,12 +19,16 @@ __all__ = [
     "Bilinear",
     "Concat",
     "Cosine",
+    "ExternalMemory",
     "GAT",
     "GATv2",
     "GraphAttention",
     "GumbelSoftmax",
+    "HopfieldNetwork",
     "LearnedPositions",
     "Location",
+    "LookupAttention",
+    "ModernHopfield",
     "Reinforce",
     "RelativePositionBias",
     "Rotary",
@@ -29,8 +37,11 @@ __all__ = [
     "SinusoidalPositions",
     "T5Bias",
     "TransformerBlock",
+    "hebbian_weights",
     "laplacian_encoding",
+    "nadaraya_watson",
     "post_norm",
     "pre_norm",
+    "projection_weights",
     "random_walk_encoding",
 ]
