@@ -25,6 +25,8 @@ def test_code_of_the_readme_runs_and_prints_what_it_shows(capsys):
     assert tuple(run("README.md", capsys)["out"].shape) == (2, 1024, 8, 32)
 
 
-@pytest.mark.parametrize("page", ["docs/pictures.md"])
-def test_code_of_the_docs_runs_and_prints_what_it_shows(page, capsys):
-    assert "viz" in run(page, capsys)
+@pytest.mark.parametrize(
+    ("page", "name"), [("docs/pictures.md", "viz"), ("docs/attention_by_name.md", "vit")]
+)
+def test_code_of_the_docs_runs_and_prints_what_it_shows(page, name, capsys):
+    assert name in run(page, capsys)
