@@ -9,7 +9,6 @@ one edge further: over each graph, the last family can know it from that depth o
 distance from the first. The picture in runs/custom_connectivity/ shows whether it does.
 """
 
-import math
 import time
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from checkpoints import write_json
 from drawings import accuracy_by_depth
+from settings import learn_each
 from support import parser, plans, positive
-from sweep import sweep
 from torch import Tensor, nn
 
 import graphattn as ga
@@ -98,15 +97,12 @@ def main(argv: list[str] | None = None) -> None:
     accelerator.print(repr(GRAPHS["Florence"]))
     accelerator.print(ga.explain(query, query, query, GRAPHS["Florence"]))
 
-    models = [(name, depth) for depth in range(1, options.depth + 1) for name in GRAPHS]
-    seconds = (options.seconds or math.inf) / len(models)
-
-    def learn_one(name: str, depth: int) -> dict:
+    def learn_one(name: str, depth: int, seconds: float) -> dict:
         graph = GRAPHS[name].to(accelerator.device)
         return learn(graph, depth, options.steps, seconds, options.seed)
 
-    run = f"seed{options.seed}-steps{options.steps}"
-    learned = sweep(accelerator, options, run, models, learn_one)
+    models = [(name, depth) for depth in range(1, options.depth + 1) for name in GRAPHS]
+    learned = learn_each(options, models, learn_one)
     if accelerator.is_main_process:
         report(folder, learned)
 

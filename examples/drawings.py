@@ -112,3 +112,27 @@ def show_way(axes: Axes, graph: ga.Graph) -> None:
         axes.text(*place[node], f"  {word}  ", ha=side, va="bottom")
     axes.set(xlim=(-1.2, 1.2), ylim=(-1.1, 1.25), aspect="equal")
     axes.axis("off")
+
+
+TITLES = {"score": "scores, under softmax", "normalizer": "normalizers, of dot products"}
+
+
+def accuracy_by_kind(
+    folder: Path, learned: dict[str, dict[str, list[dict[str, float]]]], chance: float
+) -> str:
+    """A row for each kind: how often it is right with each seed, and the mean of them."""
+    heights = [len(names) for names in learned.values()]
+    figure = Figure(figsize=(7.5, 1.6 + 0.32 * sum(heights)), layout="constrained")
+    figure.suptitle("How often each is right: every seed (dots), their mean (bar), chance (dotted)")
+    axes = figure.subplots(len(learned), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    for plotted, (part, names) in zip(axes, learned.items()):
+        for row, runs in enumerate(names.values()):
+            right = [run["accuracy"] for run in runs]
+            plotted.plot(right, [row] * len(right), "o", color=BLUE, alpha=0.4, markersize=5)
+            plotted.plot(sum(right) / len(right), row, "|", color=ORANGE, markersize=16, mew=2.5)
+        plotted.axvline(chance, color="black", linestyle=":", linewidth=1)
+        plotted.set_yticks(range(len(names)), list(names))
+        plotted.set(xlim=(0, 1.02), ylim=(len(names) - 0.5, -0.5), title=TITLES[part])
+        plotted.grid(axis="y", color="gainsboro")
+        plotted.xaxis.set_major_formatter(PercentFormatter(1))
+    return save(figure, folder / "accuracy.png")

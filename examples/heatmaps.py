@@ -26,11 +26,23 @@ def attention_of(blocks: Iterable[Any], x: Tensor, graphs: Sequence[ga.Graph]) -
     Returns:
         For each block, (batch, E, heads).
     """
-    weights = []
+    found = []
     for block, graph in zip(blocks, graphs):
-        weights.append(block.attention.weights(block.attention_norm(x), graph).cpu())
-        x = block(x, graph)
-    return weights
+        weights, x = weights_in(block, x, graph)
+        found.append(weights.cpu())
+    return found
+
+
+def weights_in(block: Any, x: Tensor, graph: ga.Graph) -> tuple[Tensor, Tensor]:
+    """The weights of a block's attention, and what the block makes of x.
+
+    What its attention takes depends on where the block normalizes: a hook looks at it.
+    """
+    taken = []
+    hook = block.attention.register_forward_pre_hook(lambda _, args: taken.append(args[0]))
+    after = block(x, graph)
+    hook.remove()
+    return block.attention.weights(taken[0], graph), after
 
 
 def attention_over_images(

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from heatmaps import BLUE, ORANGE, save
+from drawings import BLUE, ORANGE
+from heatmaps import save
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor

@@ -11,7 +11,7 @@ from graphattn.nn.modern_hopfield import ModernHopfield
 from graphattn.nn.normalizers import GumbelSoftmax, Reinforce, SinkSoftmax
 from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
 from graphattn.nn.scores import GAT, Additive, Bilinear, Concat, Cosine, GATv2, Location
-from graphattn.nn.transformer import TransformerBlock
+from graphattn.nn.transformer import TransformerBlock, post_norm, pre_norm
 
 __all__ = [
     "ALiBi",
@@ -40,6 +40,8 @@ __all__ = [
     "hebbian_weights",
     "laplacian_encoding",
     "nadaraya_watson",
+    "post_norm",
+    "pre_norm",
     "projection_weights",
     "random_walk_encoding",
 ]

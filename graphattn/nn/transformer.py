@@ -10,11 +10,52 @@ from torch import Tensor, nn
 from graphattn.graphs import Graph
 from graphattn.nn.attention import GraphAttention
 
+Map = Callable[[Tensor], Tensor]
+Residual = Callable[[Tensor, Map, Map], Tensor]
+"""`residual(x, norm, part)`: a part of a block, with its normalization and what goes around it."""
+
+
+def pre_norm(x: Tensor, norm: Map, part: Map) -> Tensor:
+    """`x + part(norm(x))`: what the part takes is normalized (Xiong et al. 2020, figure 1b).
+
+    Args:
+        x: (*batch, nodes, dim).
+        norm, part: Functions of such a tensor to one of the same shape.
+
+    Returns:
+        (*batch, nodes, dim).
+
+    Example:
+        >>> import torch
+        >>> pre_norm(torch.tensor([3.0]), torch.sign, torch.neg)
+        tensor([2.])
+    """
+    return x + part(norm(x))
+
+
+def post_norm(x: Tensor, norm: Map, part: Map) -> Tensor:
+    """`norm(x + part(x))`: the sum is normalized (Vaswani et al. 2017, section 3.1).
+
+    Args:
+        x: (*batch, nodes, dim).
+        norm, part: Functions of such a tensor to one of the same shape.
+
+    Returns:
+        (*batch, nodes, dim).
+
+    Example:
+        >>> import torch
+        >>> post_norm(torch.tensor([3.0]), torch.sign, torch.neg)
+        tensor([0.])
+    """
+    return norm(x + part(x))
+
 
 class TransformerBlock(nn.Module):
-    """Attention over a graph, then a perceptron for each node, both residual and normalized first.
+    """Attention over a graph, then a perceptron for each node, both residual and normalized.
 
-    Vaswani et al. 2017, section 3.1, in the pre-norm form of Xiong et al. 2020, figure 1b.
+    Vaswani et al. 2017, section 3.1; in the pre-norm form of Xiong et al. 2020, figure 1b, unless
+    another one is given.
 
     Args:
         dim: Width of every node.
@@ -22,6 +63,7 @@ class TransformerBlock(nn.Module):
         mlp_ratio: Width of the perceptron's hidden layer over dim.
         dropout: Probability of dropping a weight of attention, and an output of either part.
         norm: Makes a normalization of a width; `torch.nn.LayerNorm` or `torch.nn.RMSNorm`.
+        residual: Where it stands: `pre_norm`, `post_norm`, or a function `(x, norm, part) -> x`.
         attention: Further arguments of `GraphAttention`.
 
     Example:
@@ -40,6 +82,7 @@ class TransformerBlock(nn.Module):
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        residual: Residual = pre_norm,
         **attention: Any,
     ) -> None:
         super().__init__()
@@ -49,8 +92,13 @@ class TransformerBlock(nn.Module):
         self.mlp_norm = norm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
         self.dropout = nn.Dropout(dropout)
+        self.residual = residual
 
     def forward(self, x: Tensor, graph: Graph, context: Tensor | None = None) -> Tensor:
         """(*batch, num_dst, dim) to the same; `graph` and `context` as in `GraphAttention`."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), graph, context))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+        def attend(y: Tensor) -> Tensor:
+            return self.dropout(self.attention(y, graph, context))
+
+        x = self.residual(x, self.attention_norm, attend)
+        return self.residual(x, self.mlp_norm, lambda y: self.dropout(self.mlp(y)))

@@ -69,7 +69,7 @@ def result_of(folder, num_pictures):
 # --- end to end -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("graph", ["complete", "shifted_windows", "neighborhood"])
+@pytest.mark.parametrize("graph", ["complete", "shifted_windows", "neighborhood", "axial"])
 def test_vit_runs(train, graph, capsys):
     result = result_of(train("vit", "--graph", graph), num_pictures=2)
     assert result["steps"] == 6

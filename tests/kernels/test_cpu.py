@@ -17,6 +17,7 @@ from torch import Tensor
 import graphattn as ga
 from graphattn import attention, attention_weights, explain
 from graphattn.kernels import cpu, fused
+from graphattn.normalizers import Softmax
 from graphattn.scores import Additive
 from tests.oracle import PARALLEL, Case, dense_attention, draw, random_edges
 
@@ -313,6 +314,14 @@ OPERATOR_CALLS: dict[str, Callable[[], Tensor]] = {
         kernel="cpu",
     ),
     "weights": lambda: attention_weights(*tensors(PARALLEL)[:2], PARALLEL, kernel="cpu"),
+    "sink": lambda: attention(
+        *tensors(PARALLEL),
+        PARALLEL,
+        normalizer=Softmax(torch.randn(2, requires_grad=True)),
+        softcap=2.0,
+        kernel="cpu",
+    ),
+    "sigmoid": lambda: attention(*tensors(WINDOW), WINDOW, normalizer="sigmoid", kernel="cpu"),
 }
 WINDOW = ga.sliding_window(20, 2)
 

@@ -179,8 +179,8 @@ def test_operator() -> None:
         for side, cut in ((graph.csr(), rows.cut_rows), (graph.csc(), rows.cut_columns))
         for part in (side.ptr, side.index.to(torch.int32), nothing, *cut(graph))
     ]
-    options = ("triton", True, "dot", 0.0, 0.5, 0.0, False)
-    torch.library.opcheck(attend_op, (q, k, v, None, None, None, None, None, sides, *options))
+    options = ("triton", True, "dot", 0.0, 0.5, 0.0, "softmax", 0.0, False)
+    torch.library.opcheck(attend_op, (q, k, v, *[None] * 6, sides, *options))
 
 
 def test_under_autocast() -> None:

@@ -22,6 +22,10 @@ def gpt():
     return models.GPT(50, dim=16, depth=2, heads=4, kv_heads=2)
 
 
+def bert():
+    return models.BERT(50, max_len=12, dim=16, depth=2, heads=4, dropout=0.0)
+
+
 def images(size):
     return torch.randn(3, 1, size, size, generator=torch.Generator().manual_seed(0))
 
@@ -36,6 +40,8 @@ CASES = {
     "vit neighborhood": (vit, images(8), ga.neighborhood((4, 4), 1)),
     "swin": (swin, images(16), swin().graphs()),
     "swin complete": (swin, images(16), [ga.complete(64)] * 2 + [ga.complete(16)] * 2),
+    "bert complete": (bert, tokens(), ga.complete(12)),
+    "bert window": (bert, tokens(), ga.sliding_window(12, 3) | ga.hubs(12, [0])),
     "gpt causal": (gpt, tokens(), ga.causal(12)),
     "gpt window": (gpt, tokens(), ga.causal(12) & ga.sliding_window(12, 3)),
     "gpt edges": (gpt, tokens(), ga.from_edges(ga.causal(12).edge_index.flip(1), 12)),
