@@ -14,6 +14,7 @@ runs/hard_attention/ show where each looks, and how it learns.
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from canvas import GRID, MARGIN, TILE, load_canvases, scatter
 from glimpses import report
+from settings import learn_each
 from support import parser, plans, positive
-from sweep import sweep
 from torch import Tensor, nn
 
 import graphattn as ga
 from graphattn.graphs.csr import CSR
 
-GLIMPSES, DIM = 3, 64
+GLIMPSES, DIM, BATCH = 3, 64, 64
 PATCHES = ga.bipartite(1, math.prod(GRID))
 
 
@@ -43,7 +44,7 @@ NORMALIZERS = {
     "soft": lambda: "softmax",
     "argmax": lambda: "argmax",
     "Gumbel": lambda: ga.nn.GumbelSoftmax(hard=True),
-    "REINFORCE": lambda: ga.nn.Reinforce(entropy=0.02),
+    "REINFORCE": lambda: ga.nn.Reinforce(entropy=0.01),
     "anywhere": lambda: anywhere,
 }
 
@@ -59,11 +60,8 @@ class Reader(nn.Module):
         blurred = nn.Conv2d(1, DIM, 3, padding=1), nn.ReLU(), nn.Conv2d(DIM, DIM, 1)
         self.blurred, self.key_norm = nn.Sequential(*blurred), nn.LayerNorm(DIM)
         self.read = nn.Sequential(nn.Linear(pixels, 4 * DIM), nn.ReLU(), nn.Linear(4 * DIM, DIM))
-        self.norm, self.query, self.head = (
-            nn.LayerNorm(DIM),
-            nn.Linear(DIM, DIM),
-            nn.Linear(DIM, 10),
-        )
+        self.norm, self.query = nn.LayerNorm(DIM), nn.Linear(DIM, DIM)
+        self.head = nn.Linear(DIM, 10)
 
     def forward(self, canvas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(batch, side, side) to scores (batch, 10), queries (batch, GLIMPSES, 1, DIM) and keys."""
@@ -89,7 +87,7 @@ class Reader(nn.Module):
         return scores.argmax(dim=-1), weights.view(len(canvas), GLIMPSES, PATCHES.num_src)
 
 
-def learn(data: list[Tensor], kind: str, steps: int, seconds: float, batch: int, seed: int) -> dict:
+def learn(data: list[Tensor], steps: int, kind: str, seed: int, seconds: float) -> dict:
     """Train a reader; how well does it read, and at what cost?"""
     digits, labels, canvas, true = data
     set_seed(seed)
@@ -99,7 +97,7 @@ def learn(data: list[Tensor], kind: str, steps: int, seconds: float, batch: int,
     while used < 1:
         start = time.perf_counter()
         optimizer.param_groups[0]["lr"] = 5e-3 * min((used + 0.002) / 0.05, (1 - used) / 0.95)
-        chosen = torch.randint(len(digits), (batch,), device=digits.device)
+        chosen = torch.randint(len(digits), (BATCH,), device=digits.device)
         optimizer.zero_grad()
         loss_of(model, scatter(digits[chosen]), labels[chosen], used).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -121,36 +119,28 @@ def learn(data: list[Tensor], kind: str, steps: int, seconds: float, batch: int,
 
 def loss_of(model: Reader, canvas: Tensor, labels: Tensor, used: float) -> Tensor:
     """Cross-entropy; for draws, their worth is how likely the label became by them."""
-    normalizer = model.normalizer
-    if isinstance(normalizer, ga.nn.GumbelSoftmax):
-        normalizer.temperature = 2 * 0.25**used  # falls to 0.5
+    if isinstance(model.normalizer, ga.nn.GumbelSoftmax):
+        model.normalizer.temperature = 2 * 0.25**used  # falls to 0.5
     losses = F.cross_entropy(model(canvas)[0], labels, reduction="none")
-    if isinstance(normalizer, ga.nn.Reinforce):
-        return losses.mean() + normalizer.surrogate(-losses)
+    if isinstance(model.normalizer, ga.nn.Reinforce):
+        return losses.mean() + model.normalizer.surrogate(-losses)
     return losses.mean()
 
 
 def main(argv: list[str] | None = None) -> None:
     options = parser(__doc__, "hard_attention", steps=600)
-    options.add_argument("--seeds", type=positive, default=3, help="models of each (default 3)")
-    options.add_argument("--batch", type=positive, default=64, help="canvases (default 64)")
+    options.add_argument("--repeats", type=positive, default=3, help="seeds for each (default 3)")
     options = options.parse_args(argv)
-    accelerator, folder = Accelerator(), Path(options.runs, options.name)
+    accelerator = Accelerator()
+
     data = load_canvases(accelerator.device)
-
-    seeds = range(options.seed, options.seed + options.seeds)
-    models = [(kind, seed) for seed in seeds for kind in NORMALIZERS]
-    seconds = (options.seconds or math.inf) / len(models)
-
-    def learn_one(kind: str, seed: int) -> dict:
-        return learn(data, kind, options.steps, seconds, options.batch, seed)
-
-    run = f"steps{options.steps}-batch{options.batch}"
-    learned = sweep(accelerator, options, run, models, learn_one)
+    seeds = range(options.seed, options.seed + options.repeats)
+    settings = [(kind, seed) for seed in seeds for kind in NORMALIZERS]
+    learned = learn_each(options, settings, partial(learn, data, options.steps))
     if accelerator.is_main_process:
         graphs = plans([PATCHES], 1, DIM) + plans([PATCHES], 1, DIM, normalizer="argmax")
-        by_kind = {kind: [learned[kind, seed] for seed in seeds] for kind in NORMALIZERS}
-        report(folder, by_kind, data[2], data[3], graphs)
+        found = {kind: [learned[kind, seed] for seed in seeds] for kind in NORMALIZERS}
+        report(Path(options.runs, options.name), found, data[2], data[3], graphs)
 
 
 if __name__ == "__main__":
