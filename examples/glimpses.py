@@ -39,15 +39,15 @@ def report(
         true: The digits on them, (M,).
         graphs: For result.json.
     """
-    numbers = ("accuracy", "patches_read", "seconds_per_step")
+    numbers = ("accuracy", "patches_read", "ms")
     table = {
         kind: {name: mean(one[name] for one in seeds) for name in numbers}
         for kind, seeds in learned.items()
     }
     print("           digits read right   patches per image   a training step")
     for kind, row in table.items():
-        right, patches, seconds = (row[name] for name in numbers)
-        print(f"{kind:9} {right:18.1%} {patches:19.1f} {1000 * seconds:14.1f} ms")
+        right, patches, ms = (row[name] for name in numbers)
+        print(f"{kind:9} {right:18.1%} {patches:19.1f} {ms:14.1f} ms")
     shown = {kind: seeds[0]["shown"] for kind, seeds in learned.items() if kind != "anywhere"}
     curves = {kind: [one["curve"] for one in seeds] for kind, seeds in learned.items()}
     each = [f"{kind} {row['accuracy']:.1%}" for kind, row in table.items()]

@@ -16,6 +16,7 @@ import math
 import time
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ def learn(data: list[Tensor], steps: int, kind: str, seed: int, seconds: float) 
     set_seed(seed)
     model = Reader(NORMALIZERS[kind]()).to(digits.device)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
-    step, spent, used, curve = 0, 0.0, 0.0, []
+    times, used, curve = [], 0.0, []
     while used < 1:
         start = time.perf_counter()
         optimizer.param_groups[0]["lr"] = 5e-3 * min((used + 0.002) / 0.05, (1 - used) / 0.95)
@@ -102,16 +103,16 @@ def learn(data: list[Tensor], steps: int, kind: str, seed: int, seconds: float) 
         loss_of(model, scatter(digits[chosen]), labels[chosen], used).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        step, spent = step + 1, spent + time.perf_counter() - start
-        used = max(step / steps, spent / seconds)
+        times.append(time.perf_counter() - start)
+        used = max(len(times) / steps, sum(times) / seconds)
         if used >= (len(curve) + 1) / 10:
             read_as, _ = model.test(canvas[:360])  # each held-out digit once
-            curve.append((step, (read_as == true[:360]).float().mean().item()))
+            curve.append((len(times), (read_as == true[:360]).float().mean().item()))
     read_as, weights = model.test(canvas)
     return {
         "accuracy": (read_as == true).float().mean().item(),
         "patches_read": (weights > 0).sum(dim=(1, 2)).float().mean().item(),
-        "seconds_per_step": spent / step,
+        "ms": 1000 * median(times),
         "curve": curve,
         "shown": {"weights": weights[:3].tolist(), "read_as": read_as[:3].tolist()},
     }
