@@ -1,7 +1,28 @@
 """Whole models in reading order; the graph is an argument of every one."""
 
+from graphattn.models.decoding import Hypothesis, beam_search, greedy
 from graphattn.models.gpt import GPT
+from graphattn.models.recurrent import (
+    BahdanauDecoder,
+    LuongDecoder,
+    Seq2SeqGRU,
+    source_graph,
+)
+from graphattn.models.seq2seq import Seq2SeqTransformer, sentence_graphs
 from graphattn.models.swin import Swin
 from graphattn.models.vit import ViT
 
-__all__ = ["GPT", "Swin", "ViT"]
+__all__ = [
+    "BahdanauDecoder",
+    "GPT",
+    "Hypothesis",
+    "LuongDecoder",
+    "Seq2SeqGRU",
+    "Seq2SeqTransformer",
+    "Swin",
+    "ViT",
+    "beam_search",
+    "greedy",
+    "sentence_graphs",
+    "source_graph",
+]

@@ -1,16 +1,20 @@
 """Layers: modules with parameters, built on `graphattn.attention` and on nothing below it."""
 
 from graphattn.biases import ALiBi
+from graphattn.nn.alignment import GlobalAttention, LocalAttention
 from graphattn.nn.attention import GraphAttention
 from graphattn.nn.biases import RelativePositionBias, ShortestPathBias, T5Bias
 from graphattn.nn.encodings import laplacian_encoding, random_walk_encoding
 from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
-from graphattn.nn.transformer import TransformerBlock
+from graphattn.nn.transformer import DecoderBlock, TransformerBlock
 
 __all__ = [
     "ALiBi",
+    "DecoderBlock",
+    "GlobalAttention",
     "GraphAttention",
     "LearnedPositions",
+    "LocalAttention",
     "RelativePositionBias",
     "Rotary",
     "ShortestPathBias",
