@@ -21,7 +21,6 @@ LANGUAGES = (
 FIRST, DAYS = date(1950, 1, 1), 36525  # up to the end of 2049
 FORMATS = ("full", "long", "medium", "short")
 SKELETONS = ("yMd", "yMEd", "yMMMd", "yMMMMd")
-HELD_OUT = "yMMMEd"  # a short month with a short weekday; each is learned in other phrasings
 DIGITS = "0123456789-"
 END, START = len(DIGITS), len(DIGITS) + 1
 TARGET_VOCAB = START + 1
@@ -45,14 +44,28 @@ def phrasings(language: str) -> tuple[str, ...]:
     patterns = [locale.date_formats[name].pattern for name in FORMATS]
     skeletons = locale.datetime_skeletons
     patterns += [skeletons[name].pattern for name in SKELETONS if name in skeletons]
+    patterns += [short_weekday(patterns[0]), short_month(patterns[0])]
     return tuple(dict.fromkeys(patterns))
 
 
 @cache
 def held_out_phrasings() -> dict[str, str]:
-    """The pattern of each language that is never learned, where it is not one of the others."""
-    patterns = {name: Locale.parse(name).datetime_skeletons[HELD_OUT].pattern for name in LANGUAGES}
-    return {name: p for name, p in patterns.items() if p not in phrasings(name)}
+    """The pattern of each language that is never learned, where it is not one of the others.
+
+    It has a short weekday and a short month, as in "Fri, Mar 7, 2031": each is learned beside the
+    other one in full, and in other patterns.
+    """
+    full = {name: phrasings(name)[0] for name in LANGUAGES}
+    short = {name: short_weekday(short_month(pattern)) for name, pattern in full.items()}
+    return {name: p for name, p in short.items() if p not in phrasings(name)}
+
+
+def short_weekday(pattern: str) -> str:
+    return pattern.replace("EEEE", "E").replace("cccc", "ccc")
+
+
+def short_month(pattern: str) -> str:
+    return pattern.replace("MMMM", "MMM")
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from graphattn.models.decoding import Hypothesis, beam_search, greedy
 from graphattn.models.gpt import GPT
+from graphattn.models.inference import DecomposableAttention
 from graphattn.models.recurrent import (
     BahdanauDecoder,
     LuongDecoder,
@@ -14,6 +15,7 @@ from graphattn.models.vit import ViT
 
 __all__ = [
     "BahdanauDecoder",
+    "DecomposableAttention",
     "GPT",
     "Hypothesis",
     "LuongDecoder",

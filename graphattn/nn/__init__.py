@@ -5,14 +5,17 @@ from graphattn.nn.alignment import GlobalAttention, LocalAttention
 from graphattn.nn.attention import GraphAttention
 from graphattn.nn.biases import RelativePositionBias, ShortestPathBias, T5Bias
 from graphattn.nn.encodings import laplacian_encoding, random_walk_encoding
+from graphattn.nn.intra import LSTMN, IntraAttention
 from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
 from graphattn.nn.transformer import DecoderBlock, TransformerBlock
 
 __all__ = [
     "ALiBi",
     "DecoderBlock",
+    "LSTMN",
     "GlobalAttention",
     "GraphAttention",
+    "IntraAttention",
     "LearnedPositions",
     "LocalAttention",
     "RelativePositionBias",
