@@ -55,9 +55,14 @@ def held_out_phrasings() -> dict[str, str]:
     It has a short weekday and a short month, as in "Fri, Mar 7, 2031": each is learned beside the
     other one in full, and in other patterns.
     """
-    full = {name: phrasings(name)[0] for name in LANGUAGES}
-    short = {name: short_weekday(short_month(pattern)) for name, pattern in full.items()}
-    return {name: p for name, p in short.items() if p not in phrasings(name)}
+    short = {name: short_weekday(short_month(phrasings(name)[0])) for name in LANGUAGES}
+    return {name: p for name, p in short.items() if p not in phrasings(name) and has_short(name)}
+
+
+def has_short(language: str) -> bool:
+    """Whether months have short names, other than the long ones."""
+    months = Locale.parse(language).months["format"]
+    return months["wide"] != months["abbreviated"]
 
 
 def short_weekday(pattern: str) -> str:
@@ -103,12 +108,23 @@ def written(tokens: Tensor) -> str:
 
 def draw(count: int, *, held_out: bool = False) -> list[Example]:
     """Examples by torch's generator: of any language, any of its phrasings, any day."""
-    among = days(held_out)
-    examples = []
+    examples, among = [], days(held_out)
     for language, phrasing, day in torch.rand(count, 3).tolist():
         name = LANGUAGES[int(language * len(LANGUAGES))]
-        patterns = phrasings(name)
+        pattern = phrasings(name)[int(phrasing * len(phrasings(name)))]
         number = int(among[int(day * len(among))])
-        pattern = patterns[int(phrasing * len(patterns))]
         examples.append(Example(name, pattern, FIRST + timedelta(days=number)))
     return examples
+
+
+def draw_phrasing(count: int) -> list[Example]:
+    """Examples of phrasings that are held out, on days that are; none as a learned one has it."""
+    found: list[Example] = []
+    patterns = list(held_out_phrasings().items())
+    while len(found) < count:
+        example = Example(*patterns[len(found) % len(patterns)], draw(1, held_out=True)[0].day)
+        if all(
+            example._replace(pattern=p).text != example.text for p in phrasings(example.language)
+        ):
+            found.append(example)
+    return found

@@ -143,7 +143,7 @@ def plans(graphs: list[ga.Graph], heads: int, head_dim: int) -> list[dict[str, A
     """Of each different graph, for result.json: its size, the kernel that runs it, and why."""
     rows = []
     for graph in dict.fromkeys(graphs):
-        query = torch.empty(graph.num_dst, heads, head_dim)
-        plan = ga.explain(query, query, query, graph)
+        query, key = (torch.empty(n, heads, head_dim) for n in (graph.num_dst, graph.num_src))
+        plan = ga.explain(query, key, key, graph)
         rows.append({"graph": str(graph), "edges": graph.num_edges, **asdict(plan)})
     return rows

@@ -53,8 +53,8 @@ def test_scores_weights_and_gradients_are_those_of_the_paper(intra):
     to_b, to_a = (torch.block_diag(*(pair[place] for pair in known)) for place in (1, 2))
     weights = model.weights(*sentences)
     torch.testing.assert_close(weights[0][:, 0], to_b[dst, src])
-    dst, src = graphs(intra)[0].T.edge_index  # now from the premise to the hypothesis
-    torch.testing.assert_close(weights[1][:, 0], to_a[dst, src])
+    premise, hypothesis = graphs(intra)[0].T.edge_index
+    torch.testing.assert_close(weights[1][:, 0], to_a[premise, hypothesis])
 
 
 def test_the_order_of_tokens_says_nothing_without_intra_attention():
