@@ -1,6 +1,6 @@
 """Attention as message passing: tokens are nodes, and the graph says who speaks to whom."""
 
-from graphattn import models, nn
+from graphattn import models, nn, normalizers, scores
 from graphattn.attention import attention, attention_weights, explain
 from graphattn.graphs import (
     Graph,
@@ -50,6 +50,8 @@ __all__ = [
     "attention_weights",
     "explain",
     "Plan",
+    "normalizers",
+    "scores",
     # built on it
     "models",
     "nn",

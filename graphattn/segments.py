@@ -61,6 +61,49 @@ def segment_softmax(logits: Tensor, csr: CSR) -> tuple[Tensor, Tensor]:
     return weights / total.index_select(-2, csr.row), log_sum_exp
 
 
+def segment_first_maximum(values: Tensor, csr: CSR) -> Tensor:
+    """1 at the highest of each destination's edges, the lowest edge of equals, and 0 elsewhere.
+
+    Args:
+        values: (…, E, heads) in CSR order. A destination of nothing but -inf has no highest.
+
+    Returns:
+        (…, E, heads), without gradient.
+    """
+    highest = values == segment_max(values, csr, dim=-2).index_select(-2, csr.row)
+    highest &= values != -torch.inf
+    edge = _places(csr)[:, None].expand_as(values)
+    row = csr.row[:, None].expand_as(values)
+    none = torch.full_like(_empty(values, csr, -2, 0.0), len(csr.row), dtype=torch.int64)
+    place = edge.masked_fill(~highest, len(csr.row))
+    first = none.scatter_reduce(-2 % values.ndim, row, place, "amin")
+    return (highest & (edge == first.index_select(-2, csr.row))).to(values.dtype)
+
+
+def rank_in_segment(values: Tensor, csr: CSR) -> Tensor:
+    """How many of the same destination's edges come before each, from the highest to the lowest.
+
+    Args:
+        values: (…, E, heads) in CSR order. Equals come in edge order.
+
+    Returns:
+        (…, E, heads), int64.
+    """
+    in_order = _places(csr).argsort()  # CSR positions in edge order
+    values = values.detach().index_select(-2, in_order)
+    by_value = values.argsort(dim=-2, descending=True, stable=True)
+    position = in_order[by_value]  # CSR positions from the highest value to the lowest
+    by_row = csr.row[position].argsort(dim=-2, stable=True)
+    position = position.gather(-2, by_row)  # the same, destination by destination
+    rank = torch.arange(len(csr.row), device=values.device) - csr.ptr[csr.row]
+    return torch.empty_like(position).scatter_(-2, position, rank[:, None].expand_as(position))
+
+
+def _places(csr: CSR) -> Tensor:
+    """The place of each edge in edge order, (E,)."""
+    return torch.arange(len(csr.row), device=csr.row.device) if csr.edge is None else csr.edge
+
+
 class _ScatterSum(torch.autograd.Function):
     """torch_scatter's sum with a gradient that can be differentiated again; its own can't."""
 

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs.facts import constant_when_compiled
-from graphattn.kernels.fused import BACKENDS, Backend, Call, Edges, attend, beyond_fused
+from graphattn.kernels.fused import (
+    BACKENDS,
+    Backend,
+    Call,
+    Edges,
+    attend,
+    beyond_fused,
+    sink_gradient,
+)
 from graphattn.kernels.problem import Kernel, Problem
 from graphattn.kernels.threads import run_on_threads
 
@@ -58,14 +66,20 @@ def forward_of(call: Call) -> tuple[Tensor, Tensor]:
     launch, query, value = Launch(call), call.query, call.value
     shape, rows = launch.shape, launch.rows
     out = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    # Without softmax, the maximum counts as 0 and the sum as 1.
     stats = query.new_empty((*query.shape[:-2], 2, query.shape[-2]))
+    if call.normalizer != "softmax":
+        stats[..., 0, :], stats[..., 1, :] = 0, 1
     slots = launch.slots(rows)
     sizes = (slots * shape.heads * size for size in (shape.value_dim, 2))
     parts = [numpy.empty(size, launch.inputs.query.dtype) for size in sizes]
     arrays = [_flat(out), _flat(stats), *parts]
     launch(_jit().forward(launch.form), rows, rows, launch.inputs, *arrays)
-    if slots:
+    if slots and call.normalizer == "softmax":
         _jit().merge_softmax(shape, rows, *arrays)
+    elif slots:
+        width = shape.heads * shape.value_dim
+        _jit().merge_sum(shape.batch, rows, width, arrays[0], parts[0])
     return out, stats
 
 
@@ -100,7 +114,7 @@ def backward_of(
             for x in (*given, stats, rows_known, *grads)
         )
     )
-    if of_weights:
+    if of_weights and call.normalizer == "softmax":
         whole = _flat(result.contiguous())
         most = -(-shape.batch * shape.num_dst // jit.UNIT)
         run_on_threads(jit.weigh_gradients, most, _counter(), shape, rows, whole, arrays)
@@ -123,7 +137,8 @@ def backward_of(
     of_edges = (
         None if x_grad is None or x is None else x_grad.sum_to_size(x.shape) for x_grad, x in shared
     )
-    return [*of_nodes, *of_edges, None if of_weight is None else of_weight.sum(0)]
+    of_sink = sink_gradient(call, stats, rows_known[..., 2, :]) if needed[7] else None
+    return [*of_nodes, *of_edges, None if of_weight is None else of_weight.sum(0), of_sink]
 
 
 class Launch:
@@ -146,19 +161,24 @@ class Launch:
         single = query.dtype == torch.float32
         dims = (query.shape[-1], value.shape[-1])
         unrolled = (dim if single and dim in UNROLLED else 0 for dim in dims)
-        extras = (call.bias, call.edge_key, call.edge_value, call.seed)
+        extras = (call.bias, call.edge_key, call.edge_value, call.seed, call.softcap or None)
         plain = all(x is None for x in extras)
-        self.form = jit.Form(jit.SCORES.index(call.score), *unrolled, call.listed, plain)
+        named = (jit.SCORES.index(call.score), jit.NORMALIZERS.index(call.normalizer))
+        self.form = jit.Form(*named, *unrolled, call.listed, plain)
         number = numpy.float32 if single else numpy.float64
-        weight, nothing = call.weight, NOTHING[query.dtype]
+        nothing = NOTHING[query.dtype]
+        of_heads = (
+            nothing if x is None else _flat(x.contiguous()) for x in (call.weight, call.sink)
+        )
         self.inputs = jit.Inputs(
             *(part for x in (query, key, value) for part in _of_nodes(x)),
             *self._of_edges(call.bias, 2),
             *self._of_edges(call.edge_key, 3),
             *self._of_edges(call.edge_value, 3),
-            weight=nothing if weight is None else _flat(weight.contiguous()),
+            *of_heads,
             slope=number(call.slope),
             scale=number(call.scale),
+            softcap=number(call.softcap),
             zero=number(0),
             one=number(1),
             seed=numpy.uint64(0 if call.seed is None else call.seed.item()),

@@ -32,12 +32,17 @@ from graphattn.kernels.simd import (
     fetch_add,
     fill,
     get,
+    identity_gradient,
     leaky_relu_gradient,
     leaky_relu_score,
     maximum,
+    multiply,
     prefetch,
     put,
     scale,
+    sigmoid,
+    sigmoid_gradient,
+    soft_cap,
     softmax_gradient,
     tanh_gradient,
     tanh_score,
@@ -48,19 +53,22 @@ CHUNK = 64  # edges whose rows stay in the first-level cache between their score
 
 SCORES = ("dot", "leaky_relu", "tanh")
 DOT, LEAKY_RELU, TANH = range(3)
+NORMALIZERS = ("softmax", "sigmoid", "none")
+SOFTMAX, SIGMOID, NONE = range(3)
 
 
 class Form(NamedTuple):
     """What is known when a kernel is compiled.
 
-    score: Index into SCORES.
+    score, normalizer: Index into SCORES and NORMALIZERS.
     head_dim, value_dim: 0 if they are known only when it is called.
     listed: Whether edges are listed, or given as intervals.
-    plain: Whether there is no bias, no feature of edges and no dropout.
+    plain: Whether there is no bias, no feature of edges, no softcap and no dropout.
     code: Of `simd.py`; Numba keeps machine code for a Form, and looks at this file alone otherwise.
     """
 
     score: int
+    normalizer: int
     head_dim: int
     value_dim: int
     listed: bool
@@ -100,6 +108,7 @@ class Inputs(NamedTuple):
     bias (…, E, heads), edge_key (…, E, kv_heads, head_dim), edge_value (…, E, kv_heads, value_dim):
     in edge order, empty if there is none; with a stride of the batch that is 0 if it is shared.
     weight (heads, head_dim): of the additive score, with its slope.
+    sink (heads,): empty if there is none; softcap: 0 if there is none.
     drop: A weight is dropped if its 64 random bits are below this; keep: 1 / (1 - dropout).
     """
 
@@ -116,8 +125,10 @@ class Inputs(NamedTuple):
     edge_value: Any
     edge_value_stride: int
     weight: Any
+    sink: Any
     slope: Any
     scale: Any
+    softcap: Any
     zero: Any
     one: Any
     seed: Any
@@ -290,15 +301,19 @@ def add_pair_gradient(
 
 
 @inline
-def extra_logit(form, dim, shape, inputs, s, b, i, h, g, edge):
-    """A logit with the key feature of its edge, unless the score has seen it, and with its bias."""
-    if form.score == DOT and len(inputs.edge_key):
+def scores_pairs(form, inputs):
+    """Whether scores are computed pair by pair: all but dot products without features of edges."""
+    return form.score != DOT or (not form.plain and len(inputs.edge_key) > 0)
+
+
+@inline
+def pair_score(form, dim, shape, inputs, s, b, i, j, h, g, edge):
+    """`scale * score` of one pair; s is that of the dot product with the key alone."""
+    if form.score == DOT:
         q, _ = places(dim, inputs, b, i, 0, h, g)
         e = key_feature(form, dim, shape, inputs, b, edge, g)
-        s += inputs.scale * dot(inputs.query, q, inputs.edge_key, e, dim)
-    if len(inputs.bias):
-        s += get(inputs.bias, b * inputs.bias_stride + edge * shape.heads + h)
-    return s
+        return s + inputs.scale * dot(inputs.query, q, inputs.edge_key, e, dim)
+    return additive_score(form, dim, shape, inputs, b, i, j, h, g, edge)
 
 
 @inline
@@ -325,8 +340,11 @@ def kept(inputs, number):
 
 
 @inline
-def row_logits(form, dim, shape, rows, inputs, logits, length, b, i, h, g, low, high):
-    """The logits of head h for the edges `low` to `high` of destination i; -inf in the padding."""
+def row_logits(form, dim, shape, rows, inputs, logits, slopes, length, b, i, h, g, low, high):
+    """The logits of head h for the edges `low` to `high` of destination i; -inf in the padding.
+
+    The slopes of a softcap go to `slopes`, which are the logits themselves if nobody wants them.
+    """
     fill(logits, length - PADDING, -np.inf)
     if form.score == DOT:
         q, k = places(dim, inputs, b, i, 0, h, g)
@@ -334,16 +352,42 @@ def row_logits(form, dim, shape, rows, inputs, logits, length, b, i, h, g, low, 
             logits, inputs.scale, inputs.query, q, dim, inputs.key, k, inputs.key_strides[1],
             form.listed, rows.index, shape.num_edges - 1, first_neighbor(form, rows, i), low, high,
         )  # fmt: skip
-    if form.score != DOT or not form.plain:
+    if scores_pairs(form, inputs):
         for e in range(low, high):
-            edge = edge_of(rows, e)
-            s = get(logits, e - low)
-            if form.score != DOT:
-                j = neighbor(form, rows, i, e)
-                s = additive_score(form, dim, shape, inputs, b, i, j, h, g, edge)
-            if not form.plain:
-                s = extra_logit(form, dim, shape, inputs, s, b, i, h, g, edge)
+            j, edge, s = neighbor(form, rows, i, e), edge_of(rows, e), get(logits, e - low)
+            s = pair_score(form, dim, shape, inputs, s, b, i, j, h, g, edge)
             put(logits, e - low, s)
+    if not form.plain:
+        if inputs.softcap != 0:
+            soft_cap(logits, slopes, length, inputs.softcap)
+        if len(inputs.bias):
+            for e in range(low, high):
+                place = b * inputs.bias_stride + edge_of(rows, e) * shape.heads + h
+                put(logits, e - low, get(logits, e - low) + get(inputs.bias, place))
+
+
+@inline
+def weigh(form, logits, length, shift):
+    """Turn logits into weights; those of softmax are still to be divided by their sum, returned.
+
+    Where there is no normalizer, edges that are switched off stay at -inf.
+    """
+    if form.normalizer == SOFTMAX:
+        return exp_sum(logits, length, shift)
+    if form.normalizer == SIGMOID:
+        sigmoid(logits, logits, length, shift)
+    return shift
+
+
+@inline
+def weight_gradient(form, p, dp, length, delta):
+    """Turn the gradients of weights into those of logits, and switch off what is off."""
+    if form.normalizer == SOFTMAX:
+        softmax_gradient(p, dp, length, delta)
+    elif form.normalizer == SIGMOID:
+        sigmoid_gradient(p, dp, length, delta)
+    else:
+        identity_gradient(p, dp, length, delta)
 
 
 # --- forward --------------------------------------------------------------------------------------
@@ -351,7 +395,7 @@ def row_logits(form, dim, shape, rows, inputs, logits, length, b, i, h, g, low, 
 
 @cache
 def forward(form: Form) -> Callable:
-    """Output and statistics of every row."""
+    """Output and statistics of every row; statistics of softmax alone."""
 
     @compiled
     def forward(counter, p, shape, rows, inputs, out, stats, out_parts, stats_parts):
@@ -377,14 +421,24 @@ def forward(form: Form) -> Callable:
                 for h in range(heads):
                     run = p[h * length : (h + 1) * length]
                     row_logits(
-                        form, dim, shape, rows, inputs, run, length, b, row, h, h // group,
+                        form, dim, shape, rows, inputs, run, run, length, b, row, h, h // group,
                         low, high,
                     )  # fmt: skip
                 for h in range(heads):
                     run = p[h * length : (h + 1) * length]
+                    if form.normalizer != SOFTMAX:
+                        weigh(form, run, length, inputs.zero)
+                        if form.normalizer == NONE:
+                            identity_gradient(run, run, length, inputs.zero)
+                        continue
                     top = maximum(run, length)
+                    sinks = len(inputs.sink) and (part < 0 or part == 2 * t + 1)  # once a row
+                    if sinks:
+                        top = max(top, get(inputs.sink, h))
                     shift = top if top > -np.inf else inputs.zero
                     total = exp_sum(run, length, shift)
+                    if sinks:
+                        total += np.exp(get(inputs.sink, h) - shift)
                     if part < 0:
                         top = shift
                         total = inputs.one / total if total != 0 else total
@@ -471,7 +525,7 @@ def merge_sum(batch, rows, width, out, parts):
 
 @cache
 def weights(form: Form) -> Callable:
-    """The weight of every edge, from the statistics of the forward pass."""
+    """The weight of every edge, from the statistics; without a normalizer, the logits."""
 
     @compiled
     def weights(counter, p, shape, rows, inputs, stats, out):
@@ -489,9 +543,10 @@ def weights(form: Form) -> Callable:
                 length, top = padded(high - low), 2 * heads * (b * shape.num_dst + row)
                 for h in range(heads):
                     row_logits(
-                        form, dim, shape, rows, inputs, p, length, b, row, h, h // group, low, high
+                        form, dim, shape, rows, inputs, p, p, length, b, row, h, h // group,
+                        low, high,
                     )  # fmt: skip
-                    exp_sum(p, length, get(stats, top + h))
+                    weigh(form, p, length, get(stats, top + h))
                     inverse = get(stats, top + heads + h)
                     for e in range(low, high):
                         place = (b * shape.num_edges + edge_of(rows, e)) * heads + h
@@ -534,6 +589,7 @@ def by_destination(form: Form) -> Callable:
         heads, tasks, last = shape.heads, num_tasks(rows.ptr), shape.num_edges - 1
         group = heads // shape.kv_heads
         p, dp = scratch[: heads * CHUNK], scratch[heads * CHUNK : 2 * heads * CHUNK]
+        slopes = scratch[2 * heads * CHUNK : 3 * heads * CHUNK]
         while True:
             task = fetch_add(counter)
             if task >= shape.batch * tasks:
@@ -552,7 +608,9 @@ def by_destination(form: Form) -> Callable:
                     stat, top = 2 * heads * place + h, 3 * heads * place + h
                     put(grads.rows, top, get(grads.stats, stat))
                     put(grads.rows, top + heads, -np.log(get(grads.stats, stat + heads)))
-                    if not len(grads.grad_weights):
+                    if form.normalizer != SOFTMAX:
+                        put(grads.rows, top + 2 * heads, inputs.zero)
+                    elif not len(grads.grad_weights):
                         to = (place * heads + h) * width
                         delta = dot(grads.grad_out, to, grads.out, to, width)
                         put(grads.rows, top + 2 * heads, delta)
@@ -562,7 +620,8 @@ def by_destination(form: Form) -> Callable:
                     for h in range(heads):
                         row_logits(
                             form, dim, shape, rows, inputs, p[h * CHUNK : (h + 1) * CHUNK],
-                            length, b, row, h, h // group, low, high,
+                            slopes[h * CHUNK : (h + 1) * CHUNK], length, b, row, h, h // group,
+                            low, high,
                         )  # fmt: skip
                     for h in range(heads):
                         run = dp[h * CHUNK : (h + 1) * CHUNK]
@@ -579,19 +638,30 @@ def by_destination(form: Form) -> Callable:
                             )  # fmt: skip
                     for h in range(heads):
                         run = p[h * CHUNK : (h + 1) * CHUNK]
-                        exp_sum(run, length, get(grads.stats, 2 * heads * place + h))
-                        scale(run, length, get(grads.stats, (2 * place + 1) * heads + h))
+                        weigh(form, run, length, get(grads.stats, 2 * heads * place + h))
+                        if form.normalizer == SOFTMAX:
+                            scale(run, length, get(grads.stats, (2 * place + 1) * heads + h))
                     if not form.plain:
                         for h in range(heads):
                             add_extras(
-                                shape, rows, inputs, grads, p[h * CHUNK : (h + 1) * CHUNK],
+                                form, shape, rows, inputs, grads, p[h * CHUNK : (h + 1) * CHUNK],
                                 dp[h * CHUNK : (h + 1) * CHUNK], width, b, row, h, h // group,
                                 low, high,
                             )  # fmt: skip
                     for h in range(heads):
                         delta = get(grads.rows, (3 * place + 2) * heads + h)
                         run = dp[h * CHUNK : (h + 1) * CHUNK]
-                        softmax_gradient(p[h * CHUNK : (h + 1) * CHUNK], run, length, delta)
+                        weight_gradient(form, p[h * CHUNK : (h + 1) * CHUNK], run, length, delta)
+                    if not form.plain:
+                        for h in range(heads):
+                            run = dp[h * CHUNK : (h + 1) * CHUNK]
+                            if len(grads.bias):
+                                for e in range(low, high):
+                                    number = b * shape.num_edges + edge_of(rows, e)
+                                    put(grads.bias, number * heads + h, get(run, e - low))
+                            if inputs.softcap != 0:
+                                slope = slopes[h * CHUNK : (h + 1) * CHUNK]
+                                multiply(run, slope, length, inputs.zero)
                     for h in range(heads):
                         run, g, to = dp[h * CHUNK : (h + 1) * CHUNK], h // group, at + h * dim
                         if form.score == DOT:
@@ -601,7 +671,7 @@ def by_destination(form: Form) -> Callable:
                                 inputs.key_strides[1], form.listed, rows.index, last, first,
                                 low, high,
                             )  # fmt: skip
-                        if form.score != DOT or not form.plain:
+                        if scores_pairs(form, inputs):
                             chunk_gradients(
                                 form, dim, shape, rows, inputs, grads, run, b, row, h, g, low,
                                 high, target, to, (task * heads + h) * dim,
@@ -612,7 +682,7 @@ def by_destination(form: Form) -> Callable:
 
 
 @inline
-def add_extras(shape, rows, inputs, grads, p, dp, width, b, i, h, g, low, high):
+def add_extras(form, shape, rows, inputs, grads, p, dp, width, b, i, h, g, low, high):
     """Value features and dropout, between the weights of a chunk and their gradients."""
     for e in range(low, high):
         edge = edge_of(rows, e)
@@ -620,23 +690,22 @@ def add_extras(shape, rows, inputs, grads, p, dp, width, b, i, h, g, low, high):
             shape, inputs, grads, width, get(dp, e - low), b, i, h, g, edge
         )  # fmt: skip
         put(dp, e - low, grad)
-        if len(grads.edge_value):
+        weight = get(p, e - low) * keep
+        if len(grads.edge_value) and not (form.normalizer == NONE and weight == -np.inf):
             f = ((b * shape.num_edges + edge) * shape.kv_heads + g) * width
             to = ((b * shape.num_dst + i) * shape.heads + h) * width
-            add_scaled(grads.edge_value, f, get(p, e - low) * keep, grads.grad_out, to, width)
+            add_scaled(grads.edge_value, f, weight, grads.grad_out, to, width)
 
 
 @inline
 def chunk_gradients(
     form, dim, shape, rows, inputs, grads, dp, b, i, h, g, low, high, target, at, weight_at
 ):  # fmt: skip
-    """Pass the gradients of logits on, edge by edge, to all but the keys."""
+    """Pass the gradients of scores on, edge by edge, to all but the keys."""
     if not len(grads.weight):
         weight_at = np.int64(-1)
     for e in range(low, high):
         j, edge, grad = neighbor(form, rows, i, e), edge_of(rows, e), get(dp, e - low)
-        if len(grads.bias):
-            put(grads.bias, (b * shape.num_edges + edge) * shape.heads + h, grad)
         grad *= inputs.scale
         own = ((b * shape.num_edges + edge) * shape.kv_heads + g) * dim
         if form.score != DOT:
@@ -649,7 +718,7 @@ def chunk_gradients(
                     form, dim, shape, inputs, grad, b, i, j, h, g, edge, grads.edge_key, own,
                     grads.weight, np.int64(-1),
                 )  # fmt: skip
-        elif len(inputs.edge_key):
+        else:
             f = key_feature(form, dim, shape, inputs, b, edge, g)
             add_scaled(target, at, grad, inputs.edge_key, f, dim)
             if len(grads.edge_key):
@@ -670,6 +739,7 @@ def by_source(form: Form) -> Callable:
         heads, kv_heads, tasks = shape.heads, shape.kv_heads, num_tasks(columns.ptr)
         group, last = heads // kv_heads, shape.num_edges - 1
         p, dp = scratch[: heads * CHUNK], scratch[heads * CHUNK : 2 * heads * CHUNK]
+        slopes = scratch[2 * heads * CHUNK : 3 * heads * CHUNK]
         while True:
             task = fetch_add(counter)
             if task >= shape.batch * tasks:
@@ -707,6 +777,22 @@ def by_source(form: Form) -> Callable:
                                 (b * shape.num_dst * heads + h) * width, heads * width,
                                 form.listed, columns.index, last, first, low, high,
                             )  # fmt: skip
+                    if scores_pairs(form, inputs):
+                        for e in range(low, high):
+                            i = neighbor(form, columns, row, e)
+                            edge = edge_of_transposed(form, rows, columns, e, i, row)
+                            for h in range(heads):
+                                s = pair_score(
+                                    form, dim, shape, inputs, get(p, h * CHUNK + e - low), b, i,
+                                    row, h, h // group, edge,
+                                )  # fmt: skip
+                                put(p, h * CHUNK + e - low, s)
+                    if not form.plain and inputs.softcap != 0:
+                        for h in range(heads):
+                            soft_cap(
+                                p[h * CHUNK : (h + 1) * CHUNK],
+                                slopes[h * CHUNK : (h + 1) * CHUNK], length, inputs.softcap,
+                            )  # fmt: skip
                     for e in range(low, high):
                         i, at = neighbor(form, columns, row, e), e - low
                         top = 3 * heads * (b * shape.num_dst + i)
@@ -715,29 +801,29 @@ def by_source(form: Form) -> Callable:
                             prefetch(grads.rows, 3 * heads * (b * shape.num_dst + ahead))
                         for h in range(heads):
                             s, grad = get(p, h * CHUNK + at), get(dp, h * CHUNK + at)
-                            if form.score != DOT or not form.plain or len(grads.grad_weights):
+                            if not form.plain or len(grads.grad_weights):
                                 edge = edge_of_transposed(form, rows, columns, e, i, row)
-                                g = h // group
-                                if form.score != DOT:
-                                    s = additive_score(
-                                        form, dim, shape, inputs, b, i, row, h, g, edge
-                                    )
-                                if not form.plain:
-                                    s = extra_logit(form, dim, shape, inputs, s, b, i, h, g, edge)
+                                if not form.plain and len(inputs.bias):
+                                    number = b * inputs.bias_stride + edge * heads + h
+                                    s += get(inputs.bias, number)
                                 if len(grads.grad_weights):
                                     number = (b * shape.num_edges + edge) * heads + h
                                     grad = get(grads.grad_weights, number)
                                 elif not form.plain:
                                     grad, _ = extra_gradient(
-                                        shape, inputs, grads, width, grad, b, i, h, g, edge
+                                        shape, inputs, grads, width, grad, b, i, h, h // group, edge
                                     )
                             s = s - get(grads.rows, top + h) - get(grads.rows, top + heads + h)
                             put(p, h * CHUNK + at, s)
                             put(dp, h * CHUNK + at, grad - get(grads.rows, top + 2 * heads + h))
                     for h in range(heads):
                         run = p[h * CHUNK : (h + 1) * CHUNK]
-                        exp_sum(run, length, inputs.zero)
-                        softmax_gradient(run, dp[h * CHUNK : (h + 1) * CHUNK], length, inputs.zero)
+                        grad = dp[h * CHUNK : (h + 1) * CHUNK]
+                        weigh(form, run, length, inputs.zero)
+                        weight_gradient(form, run, grad, length, inputs.zero)
+                        if not form.plain and inputs.softcap != 0:
+                            slope = slopes[h * CHUNK : (h + 1) * CHUNK]
+                            multiply(grad, slope, length, inputs.zero)
                     if not form.plain and inputs.drop:
                         for e in range(low, high):
                             i, at = neighbor(form, columns, row, e), e - low

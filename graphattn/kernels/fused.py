@@ -2,12 +2,16 @@
 
 It is registered with torch.library, so that autograd and torch.compile know it; the kernel that was
 chosen computes it, as its backend. What it is given of a graph are tensors, its `Edges`.
+
+It knows two scores and three normalizers. A score that is a function of the user takes the gathered
+pairs, and its logits are given to the operator; a normalizer that is one takes the logits that the
+operator computes, (…, E, heads), and its weights are given back to it, to sum the values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +25,9 @@ from graphattn.graphs.csr import compact_both, compact_by_destination
 from graphattn.graphs.memory import shortage
 from graphattn.graphs.rows import cut_columns, cut_rows, interval_columns, interval_rows
 from graphattn.graphs.structure import LISTED_EDGE_BYTES, is_symmetric, transposed_intervals
+from graphattn.kernels.pairs import edge_logits, normalized, too_many
 from graphattn.kernels.problem import Problem
-from graphattn.normalizers import softmax
+from graphattn.normalizers import Normalizer, Softmax, identity, sigmoid
 from graphattn.scores import Additive, Dot
 
 
@@ -44,17 +49,23 @@ class Edges(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of the operator, for a backend. All floating tensors have one dtype.
+    """The arguments of the operator, for a backend.
+
+    All floating tensors have one dtype, but for bias and sink, which may be wider where the backend
+    takes half types.
 
     query, key, value: As in `Problem`.
     bias (…, E, heads), edge_key (…, E, kv_heads, head_dim), edge_value (…, E, kv_heads, value_dim):
         in edge order, or None; behind the batch dimensions of query, or some that broadcast.
     weight: Of an additive score, (heads, head_dim), or None.
+    sink: Logits that nodes may attend to instead, (heads,), or None.
     seed: int64 (1,) if weights are dropped, else None.
     rows, columns: The edges by destination and by source; `columns` only for backward.
     listed: Whether edges are listed, or given as intervals; these have none of the tensors in edge
         order.
-    score: "dot", "tanh" or "leaky_relu", with its slope.
+    score: "dot", "tanh" or "leaky_relu", with its slope. Of head_dim 0, the bias is the logits.
+    softcap: 0 if there is none.
+    normalizer: "softmax", "sigmoid" or "none".
     """
 
     query: Tensor
@@ -64,6 +75,7 @@ class Call:
     edge_key: Tensor | None
     edge_value: Tensor | None
     weight: Tensor | None
+    sink: Tensor | None
     seed: Tensor | None
     rows: Edges
     columns: Edges
@@ -71,6 +83,8 @@ class Call:
     score: str
     slope: float
     scale: float
+    softcap: float
+    normalizer: str
     dropout: float
 
     @property
@@ -84,9 +98,10 @@ class Backend(NamedTuple):
     forward: `(call) -> out, stats`: out (*batch, num_dst, heads, value_dim); stats (*batch,
         num_dst, 2, heads): the maximum of the logits of a row and 1 / the sum of their
         exponentials, both 0 if there are none. (A log-sum-exp in one number loses the gradients
-        of large logits.)
-    weights: `(call, stats) -> weights`, (*batch, E, heads) in edge order.
-    backward: `(call, grad, result, stats, needed, of_weights) -> gradients` of the first seven
+        of large logits.) Without softmax 0 and 1.
+    weights: `(call, stats) -> weights`, (*batch, E, heads) in edge order, float32 at least; of the
+        normalizer "none" the logits, -inf where an edge is switched off.
+    backward: `(call, grad, result, stats, needed, of_weights) -> gradients` of the first eight
         fields of the call, where needed; of what belongs to edges, summed over the batch where it
         shares them. `grad` and `result` are those of out, or of the weights.
     half: Whether it takes half types; otherwise it is given them in float32.
@@ -104,15 +119,21 @@ BACKENDS: dict[str, Backend] = {}
 """By the name of the kernel; each enters its own."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """The score of a problem whose logits are its bias: dot products of head_dim 0."""
+
+
 def beyond_fused(problem: Problem) -> str | None:
     """Why no fused sparse kernel can compute this, if so."""
-    if not isinstance(problem.score, Dot | Additive):
-        return "it computes dot and additive scores, and this one is a function"
-    if problem.normalizer is not softmax:
-        return "it computes softmax, and this normalizer is a function"
-    graph = problem.graph
+    graph, is_form = problem.graph, isinstance(problem.score, Dot | Additive)
+    if not is_form:
+        # Of each pair: query, key, their product, and four numbers.
+        return too_many(problem, 3 * problem.query.shape[-1] + 4)
     per_edge = (problem.bias, problem.edge_key, problem.edge_value)
     listed = problem.of_weights or any(x is not None for x in per_edge)
+    if _mode(problem.normalizer) is None:
+        return too_many(problem, 4)  # logits and weights, and as many again for the gradients
     if not listed and transposed_intervals(graph) is not None:
         return None
     needed = LISTED_EDGE_BYTES * graph.num_edges
@@ -121,18 +142,56 @@ def beyond_fused(problem: Problem) -> str | None:
     return None
 
 
+def _mode(normalizer: Normalizer) -> str | None:
+    """The name of a normalizer that the operator knows."""
+    if isinstance(normalizer, Softmax):
+        return "softmax"
+    return "sigmoid" if normalizer is sigmoid else "none" if normalizer is identity else None
+
+
 def attend(problem: Problem, backend: str) -> Tensor:
     """The output of attention, or the weights of its edges, by the backend of that name."""
+    csr, dtype = problem.graph.csr, problem.query.dtype
+    if not isinstance(problem.score, Dot | Additive):
+        problem = _given(problem, csr().to_edge_order(edge_logits(problem), dim=-2))
+    if _mode(problem.normalizer) is not None:
+        result = _operate(problem, backend)
+        if problem.of_weights and problem.normalizer is identity:
+            result = result.masked_fill(result == -torch.inf, 0.0)
+        return result.to(dtype)
+    if isinstance(problem.score, Given):
+        logits: Any = problem.bias
+    else:
+        logits = _operate(replace(problem, normalizer=identity, of_weights=True), backend)
+    w = csr().to_edge_order(normalized(problem, csr().from_edge_order(logits, dim=-2)), dim=-2)
+    if problem.of_weights:
+        return w.to(dtype)
+    return _operate(replace(_given(problem, w), normalizer=identity), backend).to(dtype)
+
+
+def _given(problem: Problem, logits: Tensor) -> Problem:
+    """The problem whose logits are these, (*batch, E, heads) in edge order."""
+    query, key = problem.query[..., :0], problem.key[..., :0]
+    logits_only: dict[str, Any] = {"scale": 1.0, "softcap": None, "edge_key": None, "bias": logits}
+    return replace(problem, query=query, key=key, score=Given(), **logits_only)
+
+
+def _operate(problem: Problem, backend: str) -> Tensor:
+    """The output, or the weights, of a problem whose score and normalizer the operator knows."""
     score, dropout, of_weights = problem.score, problem.dropout, problem.of_weights
+    dropout = 0.0 if of_weights else dropout
     weight, name, slope = None, "dot", 0.0
     if isinstance(score, Additive):
         score.check(problem.query)
         weight, name, slope = score.weight, score.activation, score.negative_slope
     value = problem.key[..., :0] if of_weights else problem.value
-    given = (problem.query, problem.key, value, _bias(problem), problem.edge_key)
-    given = (*given, None if of_weights else problem.edge_value, weight)
     wide = _wide_dtype(problem, backend)
-    tensors = [None if x is None else x.to(wide) for x in given]
+    given = (problem.query, problem.key, value, _bias(problem), problem.edge_key)
+    given = (*given, None if of_weights else problem.edge_value, weight, _sink(problem))
+    tensors = [
+        x if x is None or (i in MAY_BE_WIDER and BACKENDS[backend].half) else x.to(wide)
+        for i, x in enumerate(given)
+    ]
     per_edge = of_weights or any(x is not None for x in tensors[3:6])
     needs_grad = (x is not None and x.requires_grad for x in tensors)
     graph, listed = _edges(
@@ -144,10 +203,14 @@ def attend(problem: Problem, backend: str) -> Tensor:
     )
     device = problem.query.device
     seed = torch.randint(2**63 - 1, (1,), device=device) if dropout else None
-    options = (backend, listed, name, slope, float(problem.scale), float(dropout), of_weights)
+    numbers = (slope, float(problem.scale), float(problem.softcap or 0))
+    options = (backend, listed, name, *numbers, _mode(problem.normalizer), float(dropout))
     function: Any = attend_op if _is_traced(tensors) else _Attend.apply
-    result, _ = function(*tensors, seed, graph, *options)
-    return result.to(problem.query.dtype)
+    result, _ = function(*tensors, seed, graph, *options, of_weights)
+    return result
+
+
+MAY_BE_WIDER = (3, 7)  # bias and sink, among the tensors of a call
 
 
 def _is_traced(tensors: Sequence[Tensor | None]) -> bool:
@@ -176,6 +239,26 @@ def _bias(problem: Problem) -> Tensor | None:
     if not isinstance(bias, Tensor):
         bias = graph.csr().to_edge_order(bias_of_edges(bias, graph, problem.heads), dim=-2)
     return bias.expand(*bias.shape[:-1], problem.heads)
+
+
+def _sink(problem: Problem) -> Tensor | None:
+    normalizer = problem.normalizer
+    if not isinstance(normalizer, Softmax) or normalizer.sink is None:
+        return None
+    if isinstance(normalizer.sink, Tensor):
+        return normalizer.sink
+    return torch.full((problem.heads,), normalizer.sink, device=problem.query.device)
+
+
+def sink_gradient(call: Call, stats: Tensor, delta: Tensor) -> Tensor | None:
+    """What a sink takes away: minus its weight times delta, sum_j of weight times its gradient.
+
+    stats (*batch, num_dst, 2, heads) and delta (*batch, num_dst, heads), as in `Backend`.
+    """
+    if call.sink is None:
+        return None
+    weight = torch.exp(call.sink.to(stats.dtype) - stats[..., 0, :]) * stats[..., 1, :]
+    return -(weight * delta).flatten(0, -2).sum(0).to(call.sink.dtype)
 
 
 def _edges(
@@ -213,6 +296,7 @@ def _attend(
     edge_key: Tensor | None,
     edge_value: Tensor | None,
     weight: Tensor | None,
+    sink: Tensor | None,
     seed: Tensor | None,
     graph: Sequence[Tensor],
     backend: str,
@@ -220,12 +304,14 @@ def _attend(
     score: str,
     slope: float,
     scale: float,
+    softcap: float,
+    normalizer: str,
     dropout: float,
     of_weights: bool,
 ) -> tuple[Tensor, Tensor]:
     """Output or weights, and the statistics of every row; see `Call` and `Backend`."""
-    tensors = (query, key, value, bias, edge_key, edge_value, weight, seed)
-    call = _call(tensors, graph, listed, score, slope, scale, dropout)
+    tensors = (query, key, value, bias, edge_key, edge_value, weight, sink, seed)
+    call = _call(tensors, graph, listed, score, slope, scale, softcap, normalizer, dropout)
     out, stats = BACKENDS[backend].forward(call)
     return (BACKENDS[backend].weights(call, stats) if of_weights else out), stats
 
@@ -234,11 +320,12 @@ attend_op = torch.library.custom_op("graphattn::attend", _attend, mutates_args=(
 
 
 @attend_op.register_fake
-def _(query, key, value, bias, edge_key, edge_value, weight, seed, graph, *options):
+def _(query, key, value, bias, edge_key, edge_value, weight, sink, seed, graph, *options):
     wide = torch.promote_types(query.dtype, torch.float32)
     stats = query.new_empty((*query.shape[:-2], 2, query.shape[-2]), dtype=wide)
     if options[-1]:
-        return query.new_empty((*query.shape[:-3], graph[1].shape[0], query.shape[-2])), stats
+        size = (*query.shape[:-3], graph[1].shape[0], query.shape[-2])
+        return query.new_empty(size, dtype=wide), stats
     return query.new_empty((*query.shape[:-1], value.shape[-1])), stats
 
 
@@ -254,6 +341,7 @@ def _attend_backward(
     edge_key: Tensor | None,
     edge_value: Tensor | None,
     weight: Tensor | None,
+    sink: Tensor | None,
     seed: Tensor | None,
     graph: Sequence[Tensor],
     backend: str,
@@ -261,14 +349,16 @@ def _attend_backward(
     score: str,
     slope: float,
     scale: float,
+    softcap: float,
+    normalizer: str,
     dropout: float,
     of_weights: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the first seven tensors of a call; empty where not needed."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the first eight tensors of a call; empty where not needed."""
     if len(graph) != 2 * len(Edges._fields):
         raise ValueError("the operator was given no transpose of the graph, which backward needs")
-    tensors = (query, key, value, bias, edge_key, edge_value, weight, seed)
-    call = _call(tensors, graph, listed, score, slope, scale, dropout)
+    tensors = (query, key, value, bias, edge_key, edge_value, weight, sink, seed)
+    call = _call(tensors, graph, listed, score, slope, scale, softcap, normalizer, dropout)
     grads = BACKENDS[backend].backward(call, grad, result, stats, needed, of_weights)
     return tuple(
         x_grad if need else query.new_empty(0)  # pyright: ignore[reportReturnType]
@@ -285,7 +375,7 @@ attend_backward_op = torch.library.custom_op(
 def _(grad, result, stats, needed, *tensors_and_options):
     return tuple(
         torch.empty_like(x, memory_format=torch.contiguous_format) if need else grad.new_empty(0)
-        for x, need in zip(tensors_and_options[:7], needed)
+        for x, need in zip(tensors_and_options[:8], needed)
     )
 
 
@@ -297,13 +387,13 @@ def _call(tensors: Sequence[Tensor | None], graph: Sequence[Tensor], *options: A
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
-    tensors, graph, ctx.options = inputs[:8], inputs[8], inputs[9:]
+    tensors, graph, ctx.options = inputs[:9], inputs[9], inputs[10:]
     ctx.save_for_backward(*output, *tensors, *graph)
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     result, stats, *saved = ctx.saved_tensors
-    tensors, graph, needed = saved[:8], saved[8:], ctx.needs_input_grad[:7]
+    tensors, graph, needed = saved[:9], saved[9:], ctx.needs_input_grad[:8]
     # The operator also refuses to be differentiated.
     traced = torch.is_grad_enabled() or _is_traced([grad])
     function: Any = attend_backward_op if traced else _attend_backward

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphattn.biases import Bias
 from graphattn.graphs import Graph
-from graphattn.normalizers import Normalizer, softmax
+from graphattn.normalizers import Normalizer, Softmax
 from graphattn.scores import Dot, Score
 
 
@@ -38,6 +38,7 @@ class Problem:
     dropout: float
     edge_key: Tensor | None = None
     edge_value: Tensor | None = None
+    softcap: float | None = None
     of_weights: bool = False
 
     @property
@@ -52,8 +53,11 @@ class Problem:
     @property
     def beyond_sdpa(self) -> str | None:
         """Why torch's fused attention can't compute this over any graph, if it can't."""
-        if not isinstance(self.score, Dot) or self.normalizer is not softmax:
+        normalizer = self.normalizer
+        if not isinstance(self.score, Dot) or not isinstance(normalizer, Softmax):
             return "it computes scaled dot products and softmax only"
+        if normalizer.sink is not None or self.softcap is not None:
+            return "it knows neither a sink nor soft-capping"
         if self.edge_key is not None or self.edge_value is not None:
             return "it can't add features of edges to keys and values"
         return None
@@ -123,6 +127,11 @@ def check(problem: Problem) -> Problem:
             f"scale must be a finite float, got {problem.scale!r}; "
             "multiply query by a factor that is a tensor"
         )
+    cap = problem.softcap
+    if cap is not None and (not isinstance(cap, int | float) or not 0 < cap < math.inf):
+        raise ValueError(f"softcap must be a positive finite float or None, got {cap!r}")
+    if isinstance(problem.normalizer, Softmax):
+        problem.normalizer.check(problem.heads)
     if not isinstance(problem.dropout, int | float) or not 0 <= problem.dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, got {problem.dropout!r}")
     return problem

@@ -370,23 +370,104 @@ def scale(typing, x, length, factor):
     return types.void(x, types.int64, x.dtype), emit
 
 
-@intrinsic
-def softmax_gradient(typing, p, dp, length, delta):
-    """`dp[: length] = p[: length] * (dp[: length] - delta)`; the length a multiple of PADDING."""
+def _over_runs(function: Callable[..., tuple[ir.Value | None, ir.Value | None]]) -> Any:
+    """An intrinsic (x, y, length, number) that changes two runs of numbers; or one, given twice.
 
-    def emit(context, builder, signature, args):
-        vectors = Vectors(builder, signature.args[0].dtype)
-        width = vectors.widest
-        p = _pointer(context, builder, signature.args[0], args[0], INT64(0))
-        dp = _pointer(context, builder, signature.args[1], args[1], INT64(0))
-        delta = vectors.splat(args[3], width)
-        with vectors.full(args[2]) as (place, _):
-            value = builder.fsub(vectors.load(dp, place, width), delta)
-            value = builder.fmul(vectors.load(p, place, width), value)
-            vectors.store(value, dp, place, width)
-        return context.get_dummy_value()
+    `function(vectors, x, y, number, width)` makes the new ones, None for one that stays. The length
+    is a multiple of PADDING. y is written first.
+    """
 
-    return types.void(p, dp, types.int64, p.dtype), emit
+    @intrinsic
+    def over(typing, x, y, length, number):
+        def emit(context, builder, signature, args):
+            vectors = Vectors(builder, signature.args[0].dtype)
+            width = vectors.widest
+            kinds, number = signature.args, vectors.splat(args[3], vectors.widest)
+            runs = [_pointer(context, builder, kinds[i], args[i], INT64(0)) for i in (0, 1)]
+            with vectors.full(args[2]) as (place, _):
+                values = [vectors.load(run, place, width) for run in runs]
+                new = function(vectors, *values, number, width)
+                for value, run in zip(reversed(new), reversed(runs)):
+                    if value is not None:
+                        vectors.store(value, run, place, width)
+            return context.get_dummy_value()
+
+        return types.void(x, y, types.int64, x.dtype), emit
+
+    return over
+
+
+def _softmax_gradient(vectors, p, dp, delta, width):
+    return None, vectors.builder.fmul(p, vectors.builder.fsub(dp, delta))
+
+
+def _multiply(vectors, x, y, _, width):
+    return vectors.builder.fmul(x, y), None
+
+
+def _sigmoid(vectors, x, _, __, width):
+    builder, one = vectors.builder, vectors.constant(1.0, width)
+    negative = builder.fcmp_ordered("<", x, vectors.constant(0.0, width))
+    opposite = builder.fsub(vectors.constant(0.0, width), x)
+    small = vectors.exp(builder.select(negative, x, opposite), width)  # of -|x|
+    above = builder.select(negative, small, one)
+    return builder.fdiv(above, builder.fadd(one, small)), None
+
+
+def _sigmoid_gradient(vectors, p, dp, _, width):
+    slope = vectors.builder.fmul(p, vectors.builder.fsub(vectors.constant(1.0, width), p))
+    return None, vectors.builder.fmul(dp, slope)
+
+
+def _identity_gradient(vectors, p, dp, _, width):
+    zero = vectors.constant(0.0, width)
+    off = _is_off(vectors, p, width)
+    return vectors.builder.select(off, zero, p), vectors.builder.select(off, zero, dp)
+
+
+def _soft_cap(vectors, x, _, cap, width):
+    """Cephes' tanh: a quotient of polynomials near 0, where `tanh` is rounded as 1 is."""
+    builder, one = vectors.builder, vectors.constant(1.0, width)
+    ratio = builder.fdiv(x, cap)
+    square = builder.fmul(ratio, ratio)
+    above, below = (
+        _polynomial(vectors, square, coefficients, width) for coefficients in CEPHES_TANH
+    )
+    near = builder.fdiv(builder.fmul(builder.fmul(ratio, square), above), below)
+    is_near = builder.fcmp_ordered("<", square, vectors.constant(0.625**2, width))
+    bent = builder.select(is_near, builder.fadd(ratio, near), vectors.tanh(ratio, width))
+    slope = builder.fsub(one, builder.fmul(bent, bent))
+    return builder.select(_is_off(vectors, x, width), x, builder.fmul(bent, cap)), slope
+
+
+def _is_off(vectors, x, width):
+    return vectors.builder.fcmp_ordered("==", x, vectors.constant(-math.inf, width))
+
+
+def _polynomial(vectors, x, coefficients, width):
+    result = vectors.constant(coefficients[0], width)
+    for coefficient in coefficients[1:]:
+        result = vectors.add(vectors.mul(result, x), vectors.constant(coefficient, width))
+    return result
+
+
+CEPHES_TANH = (
+    (-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447952e3),
+    (1.0, 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3),
+)
+
+# (p, dp, length, delta): `dp = p * (dp - delta)`.
+softmax_gradient = _over_runs(_softmax_gradient)
+# (x, y, length, _): `x = x * y`.
+multiply = _over_runs(_multiply)
+# (x, x, length, _): `x = 1 / (1 + exp(-x))`.
+sigmoid = _over_runs(_sigmoid)
+# (p, dp, length, _): `dp = dp * p * (1 - p)`.
+sigmoid_gradient = _over_runs(_sigmoid_gradient)
+# (p, dp, length, _): both 0 where p is -inf.
+identity_gradient = _over_runs(_identity_gradient)
+# (x, slopes, length, cap): `x = cap * tanh(x / cap)`, -inf as it is, and the slope there.
+soft_cap = _over_runs(_soft_cap)
 
 
 def _activated(vectors: Vectors, pair: ir.Value, slope: ir.Value, tanh: bool, width: int) -> Any:

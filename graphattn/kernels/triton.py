@@ -21,7 +21,15 @@ from torch import Tensor
 
 from graphattn.graphs import rows
 from graphattn.graphs.facts import constant_when_compiled
-from graphattn.kernels.fused import BACKENDS, Backend, Call, Edges, attend, beyond_fused
+from graphattn.kernels.fused import (
+    BACKENDS,
+    Backend,
+    Call,
+    Edges,
+    attend,
+    beyond_fused,
+    sink_gradient,
+)
 from graphattn.kernels.problem import Kernel, Problem
 
 LARGEST_DIM = 256
@@ -141,13 +149,19 @@ def forward_of(call: Call) -> tuple[Tensor, Tensor]:
     side, query = Launch(call), call.query
     batch, heads, wide = call.batch, query.shape[-2], side.wide
     out = query.new_empty((*query.shape[:-1], call.value.shape[-1]))
+    # Without softmax, the maximum counts as 0 and the sum as 1.
     stats = query.new_empty((*query.shape[:-2], 2, heads), dtype=wide)
+    if call.normalizer != "softmax":
+        stats[..., 0, :], stats[..., 1, :] = 0, 1
     parts = {
         "out_parts": side.parts(call.rows, heads, call.value.shape[-1]),
         "stats_parts": side.parts(call.rows, 2, heads),
     }
-    side.over(call.rows, _jit().forward, backward=False, out=out, stats=stats, **parts)
-    if hubs := len(call.rows.hub):
+    given = {"sink": call.sink, "out": out, "stats": stats, **parts}
+    side.over(call.rows, _jit().forward, backward=False, **given)
+    if call.normalizer != "softmax":
+        side.merge(call.rows, out, parts["out_parts"])
+    elif hubs := len(call.rows.hub):
         names = ("HEADS", "KV_HEADS", "VALUE_DIM", "ACC")
         tiles = side.tiles(call.rows, backward=True)._asdict()
         del tiles["HEAD_BLOCK"]
@@ -166,7 +180,8 @@ def forward_of(call: Call) -> tuple[Tensor, Tensor]:
 
 def weights_of(call: Call, stats: Tensor) -> Tensor:
     side = Launch(call)
-    out = call.query.new_empty((*call.batch, len(call.rows.index), call.query.shape[-2]))
+    size = (*call.batch, len(call.rows.index), call.query.shape[-2])
+    out = call.query.new_empty(size, dtype=side.wide)
     side.over(call.rows, _jit().weights, backward=False, stats=stats, out=out)
     return out
 
@@ -185,15 +200,16 @@ def backward_of(
     given: dict[str, Any] = {"stats": stats, "delta": delta, "grad_weights": None}
     if of_weights:
         given["grad_weights"] = grad.contiguous()
-        side.weigh(result.contiguous(), given["grad_weights"], delta)
+        if call.normalizer == "softmax":
+            side.weigh(result.contiguous(), given["grad_weights"], delta)
     nodes = _of_nodes("grad_out", None if of_weights else grad)
 
     grads: list[Tensor | None] = [
         torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)
     ]
     for x, dims, need in zip((call.bias, call.edge_key, call.edge_value), (2, 3, 3), needed[3:]):
-        shape = (*call.batch, *x.shape[-dims:]) if x is not None and need else None
-        grads.append(None if shape is None else query.new_empty(shape))
+        wanted = x is not None and need
+        grads.append(x.new_empty((*call.batch, *x.shape[-dims:])) if wanted else None)
     weight_parts = None
     if needed[6]:
         programs = query.shape[-3] + len(call.rows.part)
@@ -239,6 +255,7 @@ def backward_of(
         if x is not None and (x_grad := grads[at]) is not None:
             grads[at] = x_grad.sum_to_size(x.shape).to(x.dtype)
     grads.append(None if weight_parts is None else weight_parts.sum((0, 1)).to(query.dtype))
+    grads.append(sink_gradient(call, stats, delta) if needed[7] else None)
     return grads
 
 
@@ -263,9 +280,12 @@ class Launch:
             "longest": rows.LONGEST,
             "scale": call.scale,
             "slope": call.slope,
+            "softcap": call.softcap,
             "drop": int(call.dropout * 2**32),
             "keep": 1 / (1 - call.dropout),
             "SCORE": call.score,
+            "CAPPED": call.softcap != 0,
+            "NORMALIZER": call.normalizer,
             "LISTED": call.listed,
             "ACC": tl.float64 if self.wide == torch.float64 else tl.float32,
             "HEADS": query.shape[-2],

@@ -10,9 +10,10 @@ row itself leaves it to them, and they are merged in order. Nothing is added up 
 
 Common arguments: query, key, value with the strides of their batch and node; bias, edge_key and
 edge_value in edge order, or None, with the stride of their batch (0 if it shares them); weight and
-slope of an additive score; seed, or None if no weight is dropped, else those are whose 32 random
-bits are below `drop`, and the others are multiplied by `keep`; ptr, index, edge, part as in
-`Edges`. Numbers are passed as float64. ACC is the type of sums.
+slope of an additive score; softcap, if CAPPED; seed, or None if no weight is dropped, else those
+are whose 32 random bits are below `drop`, and the others are multiplied by `keep`; ptr, index, edge,
+part as in `Edges`. Numbers are passed as float64. NORMALIZER is "softmax", "sigmoid" or "none". ACC
+is the type of sums.
 """
 
 import triton
@@ -146,15 +147,57 @@ def slope_of_activation(x, y, slope, SCORE: tl.constexpr):
 
 
 @triton.jit
-def logits_of(q, k, a, bias, number_of_weight, scale, slope, valid, SCORE: tl.constexpr):
-    """`scale * score + bias`, and -inf where there is no edge: (EDGES, SLOTS)."""
+def scores_of(q, k, a, scale, slope, SCORE: tl.constexpr):
+    """`scale * score`: (EDGES, SLOTS)."""
     if SCORE == "dot":
-        s = tl.sum(q * k, 2) * scale
+        return tl.sum(q * k, 2) * scale
     else:
-        s = tl.sum(activation(q + k, slope, SCORE) * a, 2) * scale
+        return tl.sum(activation(q + k, slope, SCORE) * a, 2) * scale
+
+
+@triton.jit
+def tanh_of(x):
+    """Cephes' tanh: a quotient of polynomials near 0, where the other way is rounded as 1 is."""
+    shrink = tl.exp2(tl.abs(x) * (-2.0 * LOG2E))
+    far = (1.0 - shrink) / (1.0 + shrink)
+    z = x * x
+    above = (z * -9.64399179425052238628e-1 - 9.92877231001918586564e1) * z
+    above -= 1.61468768441708447952e3
+    below = ((z + 1.12811678491632931402e2) * z + 2.23548839060100448583e3) * z
+    below += 4.84406305325125486048e3
+    near = x + x * z * (above / below)
+    return tl.where(z < 0.390625, near, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def logits_of(s, bias, number_of_weight, valid):
+    """Scores with their bias, and -inf where there is no edge."""
     if bias is not None:
         s += tl.load(bias + number_of_weight, mask=valid, other=0.0).to(s.dtype)
     return tl.where(valid, s, -float("inf"))
+
+
+@triton.jit
+def weights_of(s, top, inverse, NORMALIZER: tl.constexpr):
+    """The weights of logits, from the statistics of their rows."""
+    if NORMALIZER == "softmax":
+        return tl.exp2((s - top) * LOG2E) * inverse
+    elif NORMALIZER == "sigmoid":
+        small = tl.exp2(tl.abs(s) * -LOG2E)
+        return tl.where(s < 0, small, 1.0) / (1.0 + small)
+    else:
+        return tl.where(s == -float("inf"), 0.0, s)
+
+
+@triton.jit
+def logit_gradients(s, p, dp, mean, NORMALIZER: tl.constexpr):
+    """Of the gradients dp of weights p, those of the logits s."""
+    if NORMALIZER == "softmax":
+        return p * (dp - mean)
+    elif NORMALIZER == "sigmoid":
+        return p * (1.0 - p) * dp
+    else:
+        return tl.where(s == -float("inf"), 0.0, dp)
 
 
 @triton.jit
@@ -175,14 +218,17 @@ def forward(
     query, key, value, bias, edge_key, edge_value, weight, seed, ptr, index, edge, part,
     query_batch, query_node, key_batch, key_node, value_batch, value_node,
     bias_batch, edge_key_batch, edge_value_batch, num_rows, num_parts, num_edges, longest,
-    scale: tl.float64, slope: tl.float64, drop: tl.int64, keep: tl.float64,
-    SCORE: tl.constexpr, LISTED: tl.constexpr, ACC: tl.constexpr,
+    scale: tl.float64, slope: tl.float64, softcap: tl.float64, drop: tl.int64, keep: tl.float64,
+    SCORE: tl.constexpr, CAPPED: tl.constexpr, NORMALIZER: tl.constexpr, LISTED: tl.constexpr,
+    ACC: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     TILES: tl.constexpr, KV_TILE: tl.constexpr, GROUP_TILE: tl.constexpr,
     HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, EDGES: tl.constexpr,
-    out, stats, out_parts, stats_parts,
+    sink, out, stats, out_parts, stats_parts,
 ):  # fmt: skip
     """Output and statistics of every row; of parts, the unscaled sums, (batch, parts, …).
+
+    sink (HEADS,) or None. Statistics are those of softmax, and left alone otherwise.
 
     stats (batch, rows, 2, heads), stats_parts (batch, parts, 2, heads).
     """
@@ -190,6 +236,7 @@ def forward(
     if end < begin:
         return
     scale, slope, keep = number(scale, ACC), number(slope, ACC), number(keep, ACC)
+    softcap = number(softcap, ACC)
     SLOTS: tl.constexpr = KV_TILE * GROUP_TILE
     kv, head, there = slots(tile, HEADS, KV_HEADS, KV_TILE, GROUP_TILE)
     own_q, is_q = within(head, there, HEAD_DIM, HEAD_BLOCK)
@@ -201,6 +248,11 @@ def forward(
         a = tl.load(weight + own_q, mask=is_q, other=0.0).to(ACC)
     top = tl.full((SLOTS,), -float("inf"), ACC)
     total = tl.zeros((SLOTS,), ACC)
+    if sink is not None:  # counts once in a row, before its first edge
+        is_first = begin == tl.load(ptr + row)
+        extra = tl.load(sink + head, mask=there, other=0.0).to(ACC)
+        top = tl.where(is_first, extra, top)
+        total = tl.where(is_first, 1.0, total)
     acc = tl.zeros((SLOTS, VALUE_BLOCK), ACC)
     step = tl.arange(0, EDGES)
     j = neighbors(ptr, index, row, begin + step, end, LISTED)
@@ -216,14 +268,21 @@ def forward(
             stride: tl.constexpr = KV_HEADS * HEAD_DIM
             k += gather(edge_key + b * edge_key_batch, place, stride, own_k, exists, is_q).to(ACC)
         weights = place[:, None] * HEADS + head[None, :]
-        s = logits_of(
-            q[None], k, a[None], bias, b * bias_batch + weights, scale, slope, valid, SCORE
-        )  # fmt: skip
-        higher = tl.maximum(top, tl.max(s, 0))
-        shift = tl.where(higher == -float("inf"), 0.0, higher)
-        p = tl.exp2((s - shift[None, :]) * LOG2E)
-        fade = tl.exp2((top - shift) * LOG2E)
-        total = total * fade + tl.sum(p, 0)
+        s = scores_of(q[None], k, a[None], scale, slope, SCORE)
+        if CAPPED:
+            bent = tanh_of(s / softcap)
+            s = softcap * bent
+        s = logits_of(s, bias, b * bias_batch + weights, valid)
+        if NORMALIZER == "softmax":
+            higher = tl.maximum(top, tl.max(s, 0))
+            shift = tl.where(higher == -float("inf"), 0.0, higher)
+            p = tl.exp2((s - shift[None, :]) * LOG2E)
+            fade = tl.exp2((top - shift) * LOG2E)
+            total = total * fade + tl.sum(p, 0)
+            acc *= fade[:, None]
+            top = higher
+        else:
+            p = weights_of(s, 0.0, 1.0, NORMALIZER)
         if seed is not None:
             p *= kept(seed, b, weights, drop, keep)
         v = v.to(ACC)
@@ -232,17 +291,18 @@ def forward(
             v += gather(edge_value + b * edge_value_batch, place, stride_v, own_v, exists, is_v).to(
                 ACC
             )
-        acc = acc * fade[:, None] + tl.sum(p[:, :, None] * v, 0)
-        top = higher
+        acc += tl.sum(p[:, :, None] * v, 0)
     own_out, _ = within(head, there, VALUE_DIM, VALUE_BLOCK)
     if item < num_parts:
         place = b * num_parts + item
         tl.store(out_parts + place * HEADS * VALUE_DIM + own_out, acc, mask=is_v)
         tl.store(stats_parts + 2 * place * HEADS + head, top, mask=there)
         tl.store(stats_parts + (2 * place + 1) * HEADS + head, total, mask=there)
-    else:
+    elif NORMALIZER == "softmax":
         finish(out, stats, b * num_rows + row, top, total, acc, head, there, own_out, is_v,
                HEADS, VALUE_DIM)  # fmt: skip
+    else:
+        tl.store(out + (b * num_rows + row) * HEADS * VALUE_DIM + own_out, acc, mask=is_v)
 
 
 @triton.jit
@@ -324,18 +384,22 @@ def weights(
     query, key, value, bias, edge_key, edge_value, weight, seed, ptr, index, edge, part,
     query_batch, query_node, key_batch, key_node, value_batch, value_node,
     bias_batch, edge_key_batch, edge_value_batch, num_rows, num_parts, num_edges, longest,
-    scale: tl.float64, slope: tl.float64, drop: tl.int64, keep: tl.float64,
-    SCORE: tl.constexpr, LISTED: tl.constexpr, ACC: tl.constexpr,
+    scale: tl.float64, slope: tl.float64, softcap: tl.float64, drop: tl.int64, keep: tl.float64,
+    SCORE: tl.constexpr, CAPPED: tl.constexpr, NORMALIZER: tl.constexpr, LISTED: tl.constexpr,
+    ACC: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     TILES: tl.constexpr, KV_TILE: tl.constexpr, GROUP_TILE: tl.constexpr,
     HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, EDGES: tl.constexpr,
     stats, out,
 ):  # fmt: skip
-    """The weight of every edge, (batch, E, heads) in edge order, from the statistics."""
+    """The weight of every edge, (batch, E, heads) in edge order, from the statistics.
+
+    Without a normalizer, the logits: -inf where an edge is switched off.
+    """
     b, tile, _, row, begin, end = my_row(ptr, part, num_rows, num_parts, longest, TILES)
     if end < begin:
         return
-    scale, slope = number(scale, ACC), number(slope, ACC)
+    scale, slope, softcap = number(scale, ACC), number(slope, ACC), number(softcap, ACC)
     kv, head, there = slots(tile, HEADS, KV_HEADS, KV_TILE, GROUP_TILE)
     own_q, is_q = within(head, there, HEAD_DIM, HEAD_BLOCK)
     own_k, _ = within(kv, there, HEAD_DIM, HEAD_BLOCK)
@@ -357,11 +421,14 @@ def weights(
             stride: tl.constexpr = KV_HEADS * HEAD_DIM
             k += gather(edge_key + b * edge_key_batch, place, stride, own_k, exists, is_q).to(ACC)
         weights = place[:, None] * HEADS + head[None, :]
-        s = logits_of(
-            q[None], k, a[None], bias, b * bias_batch + weights, scale, slope, valid, SCORE
-        )  # fmt: skip
-        p = tl.exp2((s - top[None, :]) * LOG2E) * inverse[None, :]
-        tl.store(out + b * num_edges * HEADS + weights, p, mask=valid)
+        s = scores_of(q[None], k, a[None], scale, slope, SCORE)
+        if CAPPED:
+            bent = tanh_of(s / softcap)
+            s = softcap * bent
+        s = logits_of(s, bias, b * bias_batch + weights, valid)
+        if NORMALIZER != "none":
+            s = weights_of(s, top[None, :], inverse[None, :], NORMALIZER)
+        tl.store(out + b * num_edges * HEADS + weights, s, mask=valid)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_edges"])
@@ -392,8 +459,9 @@ def by_destination(
     query, key, value, bias, edge_key, edge_value, weight, seed, ptr, index, edge, part,
     query_batch, query_node, key_batch, key_node, value_batch, value_node,
     bias_batch, edge_key_batch, edge_value_batch, num_rows, num_parts, num_edges, longest,
-    scale: tl.float64, slope: tl.float64, drop: tl.int64, keep: tl.float64,
-    SCORE: tl.constexpr, LISTED: tl.constexpr, ACC: tl.constexpr,
+    scale: tl.float64, slope: tl.float64, softcap: tl.float64, drop: tl.int64, keep: tl.float64,
+    SCORE: tl.constexpr, CAPPED: tl.constexpr, NORMALIZER: tl.constexpr, LISTED: tl.constexpr,
+    ACC: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     TILES: tl.constexpr, KV_TILE: tl.constexpr, GROUP_TILE: tl.constexpr,
     HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, EDGES: tl.constexpr,
@@ -410,6 +478,7 @@ def by_destination(
     if end < begin:
         return
     scale, slope, keep = number(scale, ACC), number(slope, ACC), number(keep, ACC)
+    softcap = number(softcap, ACC)
     SLOTS: tl.constexpr = KV_TILE * GROUP_TILE
     kv, head, there = slots(tile, HEADS, KV_HEADS, KV_TILE, GROUP_TILE)
     own_q, is_q = within(head, there, HEAD_DIM, HEAD_BLOCK)
@@ -426,14 +495,16 @@ def by_destination(
     at = b * num_rows + row
     top = tl.load(stats + 2 * at * HEADS + head, mask=there, other=0.0)
     inverse = tl.load(stats + (2 * at + 1) * HEADS + head, mask=there, other=0.0)
+    mean = inverse  # of softmax alone
     if grad_weights is None:
         own_out, _ = within(head, there, VALUE_DIM, VALUE_BLOCK)
         do = grad_out + b * grad_out_batch + row * grad_out_node + own_out
         do = tl.load(do, mask=is_v, other=0.0).to(ACC)
+    if NORMALIZER == "softmax" and grad_weights is None:
         o = tl.load(out + at * HEADS * VALUE_DIM + own_out, mask=is_v, other=0.0).to(ACC)
         mean = tl.sum(do * o, 1)
         tl.store(delta + at * HEADS + head, mean, mask=there)
-    else:
+    elif NORMALIZER == "softmax":
         mean = tl.load(delta + at * HEADS + head, mask=there, other=0.0)
     dq = tl.zeros((SLOTS, HEAD_BLOCK), ACC)
     da = tl.zeros((SLOTS, HEAD_BLOCK), ACC)
@@ -452,10 +523,12 @@ def by_destination(
         if edge_key is not None:
             stride: tl.constexpr = KV_HEADS * HEAD_DIM
             k += gather(edge_key + b * edge_key_batch, place, stride, own_k, exists, is_q).to(ACC)
-        s = logits_of(
-            q[None], k, a[None], bias, b * bias_batch + weights, scale, slope, valid, SCORE
-        )  # fmt: skip
-        p = tl.exp2((s - top[None, :]) * LOG2E) * inverse[None, :]
+        s = scores_of(q[None], k, a[None], scale, slope, SCORE)
+        if CAPPED:
+            bent = tanh_of(s / softcap)
+            s = softcap * bent
+        s = logits_of(s, bias, b * bias_batch + weights, valid)
+        p = weights_of(s, top[None, :], inverse[None, :], NORMALIZER)
         if grad_weights is None:
             v = v.to(ACC)
             if edge_value is not None:
@@ -471,10 +544,12 @@ def by_destination(
         if seed is not None:
             factor = kept(seed, b, weights, drop, keep)
             dropped, dp = p * factor, dp * factor
-        ds = p * (dp - mean[None, :])
+        ds = logit_gradients(s, p, dp, mean[None, :], NORMALIZER)
         if grad_bias is not None:
             to = grad_bias + b * num_edges * HEADS + weights
             tl.store(to, ds, mask=valid)
+        if CAPPED:
+            ds *= 1.0 - bent * bent
         ds = (ds * scale)[:, :, None]
         if SCORE == "dot":
             dq += tl.sum(ds * k, 0)
@@ -505,8 +580,9 @@ def by_source(
     query, key, value, bias, edge_key, edge_value, weight, seed, ptr, index, edge, part,
     query_batch, query_node, key_batch, key_node, value_batch, value_node,
     bias_batch, edge_key_batch, edge_value_batch, num_rows, num_parts, num_edges, longest,
-    scale: tl.float64, slope: tl.float64, drop: tl.int64, keep: tl.float64,
-    SCORE: tl.constexpr, LISTED: tl.constexpr, ACC: tl.constexpr,
+    scale: tl.float64, slope: tl.float64, softcap: tl.float64, drop: tl.int64, keep: tl.float64,
+    SCORE: tl.constexpr, CAPPED: tl.constexpr, NORMALIZER: tl.constexpr, LISTED: tl.constexpr,
+    ACC: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     TILES: tl.constexpr, KV_TILE: tl.constexpr, GROUP_TILE: tl.constexpr,
     HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, EDGES: tl.constexpr,
@@ -521,6 +597,7 @@ def by_source(
     if end < begin:
         return
     scale, slope, keep = number(scale, ACC), number(slope, ACC), number(keep, ACC)
+    softcap = number(softcap, ACC)
     SLOTS: tl.constexpr = KV_TILE * GROUP_TILE
     kv, head, there = slots(tile, HEADS, KV_HEADS, KV_TILE, GROUP_TILE)
     own_q, is_q = within(head, there, HEAD_DIM, HEAD_BLOCK)
@@ -550,7 +627,9 @@ def by_source(
         stat = stats + 2 * at[:, None] * HEADS + head[None, :]
         top = tl.load(stat, mask=valid, other=0.0)
         inverse = tl.load(stat + HEADS, mask=valid, other=0.0)
-        mean = tl.load(delta + at[:, None] * HEADS + head[None, :], mask=valid, other=0.0)
+        mean = inverse
+        if NORMALIZER == "softmax":
+            mean = tl.load(delta + at[:, None] * HEADS + head[None, :], mask=valid, other=0.0)
         if LISTED:
             place = place_of(edge, e, end)
         elif seed is not None:
@@ -565,8 +644,12 @@ def by_source(
             stride: tl.constexpr = KV_HEADS * HEAD_DIM
             feature = gather(edge_key + b * edge_key_batch, place, stride, own_k, exists, is_q)
             k = k_row + feature.to(ACC)
-        s = logits_of(q, k, a, bias, b * bias_batch + weights, scale, slope, valid, SCORE)
-        p = tl.exp2((s - top) * LOG2E) * inverse
+        s = scores_of(q, k, a, scale, slope, SCORE)
+        if CAPPED:
+            bent = tanh_of(s / softcap)
+            s = softcap * bent
+        s = logits_of(s, bias, b * bias_batch + weights, valid)
+        p = weights_of(s, top, inverse, NORMALIZER)
         if grad_weights is None:
             do = do.to(ACC)
             v = v_row
@@ -584,7 +667,10 @@ def by_source(
         if seed is not None:
             factor = kept(seed, b, weights, drop, keep)
             dropped, dp = p * factor, dp * factor
-        ds = (p * (dp - mean) * scale)[:, :, None]
+        ds = logit_gradients(s, p, dp, mean, NORMALIZER)
+        if CAPPED:
+            ds *= 1.0 - bent * bent
+        ds = (ds * scale)[:, :, None]
         if SCORE == "dot":
             dk += tl.sum(ds * q, 0)
         else:

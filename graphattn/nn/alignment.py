@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from graphattn.attention import attention, attention_weights
 from graphattn.graphs import Graph, from_edges
 from graphattn.graphs.checks import integer
-from graphattn.scores import Additive, Score
+from graphattn.nn.scores import Additive
+from graphattn.scores import Score
 
 ScoreName = Literal["dot", "general", "concat"]
 
@@ -19,7 +20,9 @@ class Alignment(nn.Module):
     """How well a state matches a token: the scores of Luong et al. 2015, section 3.1.
 
     "dot" is `<h_t, h_s>`, "general" is `<h_t, W h_s>`, and "concat" is `<v, tanh(W [h_t; h_s])>`:
-    the additive score of Bahdanau et al. 2015, A.1.2, too, where W has a part for either.
+    the additive score of Bahdanau et al. 2015, A.1.2, too, where W has a part for either. In place
+    of `graphattn.nn.Concat` and `Bilinear`, since tokens are mapped once here, and not at each step
+    of a decoder.
 
     Args:
         dim: Width of states and of tokens.
@@ -42,14 +45,12 @@ class Alignment(nn.Module):
         self.of_state, self.of_token = (
             nn.Linear(dim, dim, bias=False) if mapped else nn.Identity() for mapped in maps
         )
-        self.vector = None
-        if score == "concat":
-            self.vector = nn.Parameter(torch.empty(1, dim).uniform_(-1, 1) * dim**-0.5)
+        self.additive = Additive(1, dim) if score == "concat" else None
 
     @property
     def score(self) -> Score | Literal["dot"]:
         """What `graphattn.attention` takes; its scale is 1."""
-        return "dot" if self.vector is None else Additive(self.vector)
+        return "dot" if self.additive is None else self.additive.score()
 
     def query(self, states: Tensor) -> Tensor:
         """(states, dim) -> (states, 1, dim)."""

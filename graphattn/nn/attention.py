@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from graphattn.attention import attention, attention_weights
 from graphattn.biases import PairBias
 from graphattn.graphs import Graph
-from graphattn.scores import Score
+from graphattn.normalizers import Normalizer, NormalizerModule
+from graphattn.scores import Score, ScoreModule
 
 
 class GraphAttention(nn.Module):
@@ -24,10 +26,12 @@ class GraphAttention(nn.Module):
         kv_heads: Number of key and value heads; divides heads (Ainslie et al. 2023). As many as
             query heads by default.
         context_dim: Width of `context`; dim by default.
-        score: "dot" or a score of `graphattn.scores`; a module is trained along.
+        score: As in `attention`; a module, such as `nn.GATv2`, is trained along.
         bias: A function or module `(dst, src) -> (pairs, heads)`, added to the scores.
         positions: A function or module applied to queries and keys, (*batch, nodes, heads,
             head_dim) to the same shape, as `Rotary`.
+        normalizer: As in `attention`; a module, such as `nn.SinkSoftmax`, is trained along.
+        softcap: As in `attention`.
         dropout: Probability with which a weight is dropped in training.
         qk_norm: Whether queries and keys pass an RMSNorm (Henry et al. 2020).
 
@@ -49,9 +53,11 @@ class GraphAttention(nn.Module):
         *,
         kv_heads: int | None = None,
         context_dim: int | None = None,
-        score: str | Score = "dot",
+        score: str | Score | ScoreModule = "dot",
         bias: PairBias | None = None,
         positions: Callable[[Tensor], Tensor] | None = None,
+        normalizer: str | Normalizer | NormalizerModule = "softmax",
+        softcap: float | None = None,
         dropout: float = 0.0,
         qk_norm: bool = False,
     ) -> None:
@@ -73,6 +79,7 @@ class GraphAttention(nn.Module):
         self.query_norm = nn.RMSNorm(self.head_dim) if qk_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(self.head_dim) if qk_norm else nn.Identity()
         self.score, self.bias, self.positions = score, bias, positions
+        self.normalizer, self.softcap = normalizer, softcap
         self.dropout = dropout
 
     def forward(self, x: Tensor, graph: Graph, context: Tensor | None = None) -> Tensor:
@@ -96,8 +103,7 @@ class GraphAttention(nn.Module):
             key,
             self._split(self.value(context), self.kv_heads),
             graph,
-            score=self.score,
-            bias=self.bias,
+            **self._meaning(),
             dropout=self.dropout if self.training else 0.0,
         )
         return self.out(out.flatten(-2))
@@ -105,7 +111,11 @@ class GraphAttention(nn.Module):
     def weights(self, x: Tensor, graph: Graph, context: Tensor | None = None) -> Tensor:
         """The weight of every edge, (*batch, E, heads) in the edge order of the graph."""
         query, key = self._query_key(x, x if context is None else context)
-        return attention_weights(query, key, graph, score=self.score, bias=self.bias)
+        return attention_weights(query, key, graph, **self._meaning())
+
+    def _meaning(self) -> dict[str, Any]:
+        names = ("score", "bias", "normalizer", "softcap")
+        return {name: getattr(self, name) for name in names}
 
     def _query_key(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[-1] != self.query.in_features or context.shape[-1] != self.context_dim:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from graphattn.attention import attention, attention_weights
 from graphattn.graphs import Graph, bipartite
 from graphattn.graphs.checks import integer
-from graphattn.scores import Additive
+from graphattn.nn.scores import Additive
 
 
 class IntraAttention(nn.Module):
@@ -88,7 +88,7 @@ class LSTMN(nn.Module):
         self.of_state = nn.Linear(hidden, hidden, bias=False)
         self.of_token = nn.Linear(dim, hidden, bias=False)
         self.of_summary = nn.Linear(hidden, hidden, bias=False)
-        self.vector = nn.Parameter(torch.empty(1, hidden).uniform_(-1, 1) * hidden**-0.5)
+        self.additive = Additive(1, hidden)
         self.gates = nn.Linear(hidden + dim, 4 * hidden)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
@@ -118,7 +118,7 @@ class LSTMN(nn.Module):
 
     @property
     def _score(self) -> dict[str, Any]:
-        return {"score": Additive(self.vector), "scale": 1.0}
+        return {"score": self.additive.score(), "scale": 1.0}
 
     def _read(self, x: Tensor, graph: Graph) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Of each token its state (*batch, hidden), and the query and the keys that made it."""

@@ -68,7 +68,7 @@ def scores_of(match, kind, h, states):
     if kind == "general":
         return states @ match.of_token.weight.T @ h
     mapped = match.of_state.weight @ h + states @ match.of_token.weight.T
-    return mapped.tanh() @ match.vector[0]
+    return mapped.tanh() @ match.additive.weight[0]
 
 
 def weights_of(layer, options, h, states):

@@ -61,7 +61,7 @@ def lstmn(layer, x, mask):
     for t, word in enumerate(x):
         heard = mask[t].nonzero()[:, 0].tolist()
         logits = [
-            layer.vector[0]
+            layer.additive.weight[0]
             @ torch.tanh(
                 layer.of_state.weight @ states[j]
                 + layer.of_token.weight @ word
