@@ -94,6 +94,14 @@ def attention_over_text(path: Path, model: ga.models.GPT, graph: ga.Graph, held_
     return save(figure, path)
 
 
+def show_alignment(axes: Axes, weights: Tensor, rows: list[str], columns: list[str]) -> None:
+    """What each row attends to, 0 to 1, (rows, columns)."""
+    axes.imshow(weights.numpy(), cmap="Oranges", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(columns)), [" " if label.isspace() else label for label in columns])
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0)
+
+
 def show_image(
     axes: Axes, image: Tensor, grid: tuple[int, int], heat: Tensor | None = None, top: float = 1
 ) -> None:

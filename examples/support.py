@@ -8,7 +8,7 @@ same data, and ends where it would have ended anyway.
 import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -139,11 +139,11 @@ class Run:
         print(f"{result['result']}; see {self.folder}")
 
 
-def plans(graphs: list[ga.Graph], heads: int, head_dim: int) -> list[dict[str, Any]]:
+def plans(graphs: Iterable[ga.Graph], heads: int, head_dim: int, **options: Any) -> list[dict]:
     """Of each different graph, for result.json: its size, the kernel that runs it, and why."""
     rows = []
     for graph in dict.fromkeys(graphs):
         query, key = (torch.empty(n, heads, head_dim) for n in (graph.num_dst, graph.num_src))
-        plan = ga.explain(query, key, key, graph)
+        plan = ga.explain(query, key, key, graph, **options)
         rows.append({"graph": str(graph), "edges": graph.num_edges, **asdict(plan)})
     return rows

@@ -4,12 +4,13 @@
     python examples/translate_dates.py --model luong-local --steps 2000
     accelerate launch examples/translate_dates.py
 
-A tenth of all days between 1950 and 2049 is held out, in every language; and so is one way to write
-them in each, whose parts are learned in others: "Fri, Mar 7, 2031", where "Friday, Mar 7, 2031" and
-"Fri, March 7, 2031" are learned. The picture in runs/translate_dates/ is the one that papers draw:
-which characters of the text the model attends to, for each that it writes.
+A tenth of all days from 1950 to 2049 is held out in every language, and so is one way to write them
+in each, whose parts are learned in others: "Fri, Mar 7, 2031", where "Friday, Mar 7, 2031" and
+"Fri, March 7, 2031" are learned. The picture in runs/translate_dates/ shows what the papers on
+attention show: which characters of the text the model attends to while it writes each of its own.
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ import dates
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
-from heatmaps import save
-from matplotlib.axes import Axes
+from heatmaps import save, show_alignment
 from matplotlib.figure import Figure
 from support import Run, add_training, parser, plans
 from torch import Tensor
@@ -34,14 +34,14 @@ ATTENTIONS = {  # of recurrent models; of their width
     "luong-concat": lambda dim: nn.GlobalAttention(dim, "concat"),
     "luong-local": lambda dim: nn.LocalAttention(dim, "general", radius=4),
 }
-SHOWN = ("en", "es", "el", "tr")  # languages of the picture
-EVALUATED = 2000  # examples of held-out days, and of held-out phrasings
+SHOWN, EVALUATED = ("en", "es", "el", "tr"), 2000  # languages drawn; examples of either kind
 
 
-def build(name: str, vocab: int, *, dim: int, depth: int, heads: int) -> Any:
-    """A model that reads `vocab` characters."""
+def build(options: argparse.Namespace) -> Any:
+    """The model of these options."""
+    vocab, dim, name = len(dates.vocabulary()), options.dim, options.model
     if name == "transformer":
-        sizes = {"dim": dim, "depth": depth, "heads": heads}
+        sizes = {"dim": dim, "depth": options.depth, "heads": options.heads}
         return models.Seq2SeqTransformer(vocab, dates.TARGET_VOCAB, **sizes)
     decoder = models.BahdanauDecoder if name == "bahdanau" else models.LuongDecoder
     attention = ATTENTIONS[name](dim)
@@ -67,11 +67,10 @@ def tensors(examples: list[dates.Example], device: Any) -> tuple[list[Tensor], T
 def translate(model: Any, examples: list[dates.Example]) -> list[str]:
     """What the model writes, greedily."""
     model.eval()
-    device = next(model.parameters()).device
     options = {"start": dates.START, "end": dates.END, "max_length": dates.WRITTEN}
     written = []
     for first in range(0, len(examples), 128):
-        source, _, _ = tensors(examples[first : first + 128], device)
+        source, _, _ = tensors(examples[first : first + 128], next(model.parameters()).device)
         written += models.greedy(model, source, **options)
     return [dates.written(tokens) for tokens in written]
 
@@ -86,8 +85,8 @@ def accuracy(model: Any, examples: list[dates.Example]) -> dict[str, float]:
 
 
 def alignments(path: Path, model: Any, name: str, examples: list[dates.Example]) -> str:
-    """What each character of a date attends to in four texts."""
-    figure = Figure(figsize=(12, 7.6), layout="constrained")
+    """What each character of a date attends to in some texts."""
+    figure = Figure(figsize=(12, 8), layout="constrained")
     figure.suptitle(f"Which characters of the text (columns) each of the date (rows) hears: {name}")
     device = next(model.parameters()).device
     for axes, example in zip(figure.subplots(2, 2).flat, examples):
@@ -96,15 +95,35 @@ def alignments(path: Path, model: Any, name: str, examples: list[dates.Example])
             weights = model.weights(source, known, *graphs_of(name, source, known))
         if name == "transformer":  # (depth, m * n, heads)
             weights = weights[-1].mean(dim=-1).unflatten(0, (known.shape[1], -1))
-        show_alignment(axes, weights[:-1].cpu(), [f"‹{example.language}›", *example.text], example)
+        read, written = [f"‹{example.language}›", *example.text], [*example.day.isoformat(), "end"]
+        show_alignment(axes, weights.cpu(), written, read)
     return save(figure, path)
 
 
-def show_alignment(axes: Axes, weights: Tensor, labels: list[str], example: dates.Example) -> None:
-    axes.imshow(weights.numpy(), cmap="Oranges", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(labels)), ["␣" if c.isspace() else c for c in labels])
-    axes.set_yticks(range(len(weights)), list(example.day.isoformat()))
-    axes.set_title(example.text, size=10)
+def report(run: Run, name: str, days: list[dates.Example], phrasing: list[dates.Example]) -> None:
+    """Print how much is right, by language, and some translations; write result.json."""
+    model: Any = run.plain_model
+    found = {"days": accuracy(model, days), "phrasing": accuracy(model, phrasing)}
+    print("right, of held-out days, and of held-out phrasings on them")
+    for language in found["days"]:
+        shares = [of[language] for of in found.values() if language in of]
+        print(f"{language:>5}", *(f"{share:7.1%}" for share in shares))
+    some = [*days[:6], *phrasing[:6]]
+    for example, text in zip(some, translate(model, some)):
+        wrong = "" if text == example.day.isoformat() else f"  but it is {example.day}"
+        print(f"  {example.language}  {example.text:32} {text}{wrong}")
+    shown = [next(e for e in phrasing if e.language == language) for language in SHOWN]
+    heads, score = run.options.heads, "dot"
+    if name != "transformer":
+        heads, score = 1, model.decoder.attention.alignment.score
+    graphs = graphs_of(name, *tensors(days[: run.options.batch], "cpu")[:2])
+    every, new = (of["all"] for of in found.values())
+    run.finish(
+        graphs=plans(graphs, heads, run.options.dim // heads, score=score),
+        result=f"{every:.2%} of held-out days are right, {new:.2%} of held-out phrasings",
+        accuracy=found,
+        pictures=[alignments(run.folder / "alignment.png", model, name, shown)],
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -116,35 +135,15 @@ def main(argv: list[str] | None = None) -> None:
     set_seed(0)  # the same examples are held out, whatever the seed
     days, phrasing = dates.draw(EVALUATED, held_out=True), dates.draw_phrasing(EVALUATED)
     set_seed(options.seed)
-    sizes = {"dim": options.dim, "depth": options.depth, "heads": options.heads}
-    run = Run(options, build(options.model, len(dates.vocabulary()), **sizes), lr=options.lr)
+    run = Run(options, build(options), lr=options.lr)
     for step in run:
-        examples = dates.draw(options.batch)
-        source, known, following = tensors(examples, run.accelerator.device)
+        source, known, following = tensors(dates.draw(options.batch), run.accelerator.device)
         scores = run.model(source, known, *graphs_of(options.model, source, known))
         run.learn(F.cross_entropy(scores, following.flatten()))
         if (step + 1) % options.save_every == 0:
             run.log(held_out=accuracy(run.plain_model, days[:128])["all"])
-
     if run.accelerator.is_main_process:
-        model, graphs = run.plain_model, graphs_of(options.model, *tensors(days[:64], "cpu")[:2])
-        found = {"days": accuracy(model, days), "phrasing": accuracy(model, phrasing)}
-        for name in found["days"]:
-            shares = (found[what].get(name) for what in ("days", "phrasing"))
-            print(f"{name:4}", *("      -" if s is None else f"{s:7.1%}" for s in shares))
-        some = [*days[:6], *phrasing[:6]]
-        for example, text in zip(some, translate(model, some)):
-            mark = "" if text == example.day.isoformat() else f"  but it is {example.day}"
-            print(f"  {example.language}  {example.text:32} {text}{mark}")
-        shown = [next(e for e in phrasing if e.language == name) for name in SHOWN]
-        picture = alignments(run.folder / "alignment.png", model, options.model, shown)
-        every, new = found["days"]["all"], found["phrasing"]["all"]
-        run.finish(
-            graphs=plans(list(graphs), options.heads, options.dim // options.heads),
-            result=f"{every:.2%} of held-out days, {new:.2%} of held-out phrasings",
-            accuracy=found,
-            pictures=[picture],
-        )
+        report(run, options.model, days, phrasing)
 
 
 if __name__ == "__main__":
