@@ -127,8 +127,8 @@ def beam_search(
     """
     integer("width", width, low=1)
     integer("max_length", max_length, low=1)
-    device, rows = source[0].device, torch.arange(len(source), device=source[0].device)
     targets = model.begin(source, width, **options)
+    device, rows = source[0].device, torch.arange(len(source), device=source[0].device)
     written = torch.full((len(source), width, 1), start, device=device)
     log_prob = torch.full((len(source), width), -torch.inf, device=device)
     log_prob[:, 0] = 0  # the others would say the same

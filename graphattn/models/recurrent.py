@@ -125,8 +125,16 @@ class Seq2SeqGRU(nn.Module):
         """The states after each token, (sum of all n_i, dim), and after the last, (sentences, dim).
 
         Each is of two halves: one of a GRU that reads forwards, one of a GRU that reads backwards.
+
+        Raises:
+            ValueError: If a sentence is empty.
         """
-        embedded = [self.embedding(tokens) for tokens in source]
+        lengths = [len(tokens) for tokens in source]
+        if 0 in lengths:
+            raise ValueError(
+                f"a GRU reads one token or more, got none in source {lengths.index(0)}"
+            )
+        embedded = self.embedding(torch.cat(list(source))).split(lengths)
         states, last = self.encoder(pack_sequence(embedded, enforce_sorted=False))
         return torch.cat(unpack_sequence(states)), last.transpose(0, 1).flatten(1)
 

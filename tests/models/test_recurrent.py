@@ -184,6 +184,7 @@ def test_local_attention_runs_fused():
         (lambda: nn.LocalAttention(8, radius=0), "radius must be between 1 and .*, got 0"),
         (lambda: models.LuongDecoder(9, dim=7), "dim must be even.*got 7"),
         (lambda: models.BahdanauDecoder(9, dim=7), "dim must be even.*got 7"),
+        (lambda: run(make(), [SOURCE[0], SOURCE[0][:0]], TARGET[:2]), "got none in source 1"),
         (
             lambda: make()(SOURCE, TARGET, models.source_graph(SOURCE[:2])),
             "2 destination nodes but query holds 3",
