@@ -1,6 +1,7 @@
 """Pictures of attention: over images, and over text."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,20 @@ def attention_over_text(path: Path, model: ga.models.GPT, graph: ga.Graph, held_
     return save(figure, path)
 
 
-def show_alignment(axes: Axes, weights: Tensor, rows: list[str], columns: list[str]) -> None:
-    """What each row attends to, 0 to 1, (rows, columns)."""
-    axes.imshow(weights.numpy(), cmap="Oranges", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(columns)), [" " if label.isspace() else label for label in columns])
-    axes.set_yticks(range(len(rows)), rows)
-    axes.tick_params(length=0)
+def alignments(
+    path: Path, title: str, parts: dict[str, tuple[Tensor, list[str], list[str]]]
+) -> str:
+    """What rows attend to in columns, by title: weights (rows, columns), and labels of both."""
+    figure = Figure(figsize=(12.5, 4.2 * math.ceil(len(parts) / 2)), layout="constrained")
+    figure.suptitle(title)
+    for place, (name, (weights, rows, columns)) in enumerate(parts.items()):
+        axes = figure.add_subplot(math.ceil(len(parts) / 2), 2, place + 1, title=name)
+        axes.imshow(weights.numpy(), cmap="Oranges", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(columns)), [" " if c.isspace() else c for c in columns])
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(length=0)
+    figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="weight", shrink=0.5)
+    return save(figure, path)
 
 
 def show_image(

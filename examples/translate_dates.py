@@ -12,15 +12,13 @@ attention show: which characters of the text the model attends to while it write
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import dates
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
-from heatmaps import save, show_alignment
-from matplotlib.figure import Figure
+from heatmaps import alignments
 from support import Run, add_training, parser, plans
 from torch import Tensor
 
@@ -84,20 +82,15 @@ def accuracy(model: Any, examples: list[dates.Example]) -> dict[str, float]:
     return {"all": sum(map(sum, right.values())) / len(examples), **shares}
 
 
-def alignments(path: Path, model: Any, name: str, examples: list[dates.Example]) -> str:
-    """What each character of a date attends to in some texts."""
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    figure.suptitle(f"Which characters of the text (columns) each of the date (rows) hears: {name}")
-    device = next(model.parameters()).device
-    for axes, example in zip(figure.subplots(2, 2).flat, examples):
-        source, known, _ = tensors([example], device)
-        with torch.no_grad():
-            weights = model.weights(source, known, *graphs_of(name, source, known))
-        if name == "transformer":  # (depth, m * n, heads)
-            weights = weights[-1].mean(dim=-1).unflatten(0, (known.shape[1], -1))
-        read, written = [f"‹{example.language}›", *example.text], [*example.day.isoformat(), "end"]
-        show_alignment(axes, weights.cpu(), written, read)
-    return save(figure, path)
+@torch.no_grad()
+def alignment(model: Any, name: str, example: dates.Example) -> tuple[Tensor, list[str], list[str]]:
+    """What each character of the date attends to in the text; with the labels of both."""
+    source, known, _ = tensors([example], next(model.parameters()).device)
+    weights = model.weights(source, known, *graphs_of(name, source, known))
+    if name == "transformer":  # (depth, m * n, heads) to (m, n), the mean of the last block's heads
+        weights = weights[-1].mean(dim=-1).unflatten(0, (known.shape[1], -1))
+    written, read = [*example.day.isoformat(), "end"], [f"‹{example.language}›", *example.text]
+    return weights.cpu(), written, read
 
 
 def report(run: Run, name: str, days: list[dates.Example], phrasing: list[dates.Example]) -> None:
@@ -113,6 +106,8 @@ def report(run: Run, name: str, days: list[dates.Example], phrasing: list[dates.
         wrong = "" if text == example.day.isoformat() else f"  but it is {example.day}"
         print(f"  {example.language}  {example.text:32} {text}{wrong}")
     shown = [next(e for e in phrasing if e.language == language) for language in SHOWN]
+    parts = {f"{e.text}  →  {e.day}": alignment(model, name, e) for e in shown}
+    title = f"What each character of a date (row) attends to in the text (columns): {name}"
     heads, score = run.options.heads, "dot"
     if name != "transformer":
         heads, score = 1, model.decoder.attention.alignment.score
@@ -122,7 +117,7 @@ def report(run: Run, name: str, days: list[dates.Example], phrasing: list[dates.
         graphs=plans(graphs, heads, run.options.dim // heads, score=score),
         result=f"{every:.2%} of held-out days are right, {new:.2%} of held-out phrasings",
         accuracy=found,
-        pictures=[alignments(run.folder / "alignment.png", model, name, shown)],
+        pictures=[alignments(run.folder / "alignment.png", title, parts)],
     )
 
 
