@@ -7,6 +7,7 @@ collect_ignore_glob = [
     pattern
     for package, pattern in [
         ("transformers", "graphattn/hf.py"),
+        ("matplotlib", "graphattn/viz/*.py"),
         ("triton", "graphattn/kernels/triton*.py"),
     ]
     if find_spec(package) is None

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import networkx
-from heatmaps import BLUE, ORANGE, save, show_image
+from heatmaps import save
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
+from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 import graphattn as ga
+
+BLUE, ORANGE = "#0072B2", "#D55E00"
+"""Two colors that the color-blind can tell apart (Okabe and Ito 2008)."""
 
 
 def graph_over_image(
@@ -47,6 +51,22 @@ def show_edge(axes: Axes, start: tuple, end: tuple, *, heard: bool) -> None:
     else:
         edge.set(arrowstyle="-", color=BLUE, linewidth=0.7, alpha=0.22)
     axes.add_patch(edge)
+
+
+def show_image(axes: Axes, image: Tensor, grid: tuple[int, int]) -> None:
+    """Pixels as squares of ink, (height, width), on a grid of patches."""
+    height, width = image.shape
+    inked = image.nonzero().tolist()
+    sides = [0.8 * image[y, x].item() ** 0.5 for y, x in inked]
+    ink = [Rectangle((x - s / 2, y - s / 2), s, s) for (y, x), s in zip(inked, sides)]
+    axes.add_collection(PatchCollection(ink, color="dimgray", linewidth=0))
+    for cut in range(1, grid[1]):
+        axes.axvline(cut * width / grid[1] - 0.5, color="white", linewidth=1)
+    for cut in range(1, grid[0]):
+        axes.axhline(cut * height / grid[0] - 0.5, color="white", linewidth=1)
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal")
+    axes.set(xticks=[], yticks=[], facecolor="seashell")
+    axes.spines[:].set_visible(False)
 
 
 def accuracy_by_depth(

@@ -8,22 +8,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import graphattn as ga
-
-BLUE, ORANGE = "#0072B2", "#D55E00"
-"""Two colors that the color-blind can tell apart (Okabe and Ito 2008)."""
+from graphattn import viz
 
 
 @torch.no_grad()
-def attention_of(blocks: Iterable[Any], x: Tensor, graphs: Sequence[ga.Graph]) -> Tensor:
-    """What every node attends to in every block; 0 where there is no edge.
+def attention_of(blocks: Iterable[Any], x: Tensor, graphs: Sequence[ga.Graph]) -> list[Tensor]:
+    """What every edge weighs in every block.
 
     Args:
         blocks: The `TransformerBlock`s of a model.
@@ -31,41 +25,38 @@ def attention_of(blocks: Iterable[Any], x: Tensor, graphs: Sequence[ga.Graph]) -
         graphs: One for each block.
 
     Returns:
-        (blocks, batch, heads, num_dst, num_src).
+        For each block, (batch, E, heads).
     """
-    matrices = []
+    weights = []
     for block, graph in zip(blocks, graphs):
-        weights = block.attention.weights(block.attention_norm(x), graph)  # (batch, E, heads)
-        matrix = x.new_zeros(len(x), weights.shape[-1], graph.num_dst, graph.num_src)
-        src, dst = graph.edge_index.to(x.device)
-        matrix[:, :, dst, src] = weights.transpose(1, 2)
-        matrices.append(matrix)
+        weights.append(block.attention.weights(block.attention_norm(x), graph).cpu())
         x = block(x, graph)
-    return torch.stack(matrices).cpu()
+    return weights
 
 
 def attention_over_images(
     path: Path, model: ga.models.ViT, graphs: Sequence[ga.Graph], images: Tensor, titles: list[str]
 ) -> str:
     """A row for the images, and one for each block: what the patch with most ink attends to."""
-    framed = F.adaptive_avg_pool2d(images, model.grid).flatten(1).argmax(dim=1).cpu()
-    attention = attention_of(model.blocks, model.embed(images), graphs).mean(dim=2)
-    heat = attention[:, torch.arange(len(images)), framed].unflatten(-1, model.grid)
-    rows, columns = 1 + len(heat), len(images)
+    framed = F.adaptive_avg_pool2d(images, model.grid).flatten(1).argmax(dim=1).tolist()
+    attention = attention_of(model.blocks, model.embed(images), graphs)
+    rows, columns = 1 + len(graphs), len(images)
     figure = Figure(figsize=(1.5 * columns + 1, 1.5 * rows + 1), layout="constrained")
     figure.suptitle("What the framed patch attends to, block by block")
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, column in itertools.product(range(rows), range(columns)):
-        image, colors = images[column, 0].cpu(), heat[row - 1, column] if row else None
-        show_image(axes[row, column], image, model.grid, colors, top=heat.max().item())
-        height, width = (side / cells for side, cells in zip(image.shape, model.grid))
-        y, x = divmod(int(framed[column]), model.grid[1])
-        corner = (x * width - 0.5, y * height - 0.5)
-        frame = Rectangle(corner, width, height, fill=False, edgecolor=BLUE, linewidth=2)
-        axes[row, column].add_patch(frame)
+        ax, ink = axes[row, column], (1 - images[column, 0]).cpu().numpy()
+        if row == 0:
+            ax.imshow(ink, cmap="gray")
+            ax.set_title(titles[column], size=10)
+            ax.set(xticks=[], yticks=[], frame_on=False)
+        else:
+            weights, graph = attention[row - 1][column], graphs[row - 1]
+            viz.attention_over_image(ink, weights, graph, framed[column], model.grid, ax)
+            ax.set_title("")
+            ax.images[-1].set_clim(0, 1)
         axes[row, 0].set_ylabel(f"block {row}" if row else "image")
-        axes[0, column].set_title(titles[column], size=10)
-    figure.colorbar(axes[1, 0].images[0], ax=axes[1:], label="weight, mean of the heads")
+    figure.colorbar(axes[1, 0].images[-1], ax=axes[1:], label="weight, mean of the heads")
     return save(figure, path)
 
 
@@ -78,20 +69,20 @@ def attention_over_text(path: Path, model: ga.models.GPT, graph: ga.Graph, held_
     tokens = torch.zeros(1, graph.num_dst, dtype=torch.int64)
     tokens[0, :n] = torch.tensor(list(line.encode("latin-1")))
     x = model.embedding(tokens.to(model.embedding.weight.device))
-    attention = attention_of(model.blocks, x, [graph] * len(model.blocks))[:, 0, :, :n, :n]
-    attention = attention.masked_fill(~graph.mask()[:n, :n].cpu(), torch.nan)
-    sharpness = attention.nan_to_num().amax(dim=-1).mean(dim=-1)  # (blocks, heads)
+    attention = torch.cat(attention_of(model.blocks, x, [graph] * len(model.blocks)))
+    shown = (graph.edge_index < n).all(dim=0).cpu()  # edges within the line
+    among, weights = ga.from_edges(graph.edge_index.cpu()[:, shown], n), attention[:, shown]
+    sharpness = weights.square().sum(dim=1)  # (blocks, heads)
     figure = Figure(figsize=(11, 11.4), layout="constrained")
-    cmap = colormaps["Oranges"].with_extremes(bad="gainsboro")
     figure.suptitle(f"What each character (row) attends to (column), over {graph}")
     labels = [char if char.isprintable() and char != " " else "␣" for char in line]
     best = sharpness.flatten().topk(min(4, sharpness.numel())).indices
     for place, index in enumerate(best.tolist()):
-        block, head = divmod(index, attention.shape[1])
-        axes = figure.add_subplot(2, 2, place + 1, title=f"block {block + 1}, head {head + 1}")
-        axes.imshow(attention[block, head].numpy(), cmap=cmap, vmin=0, vmax=1)
-        axes.set_xticks(range(n), labels, family="monospace")
-        axes.set_yticks(range(n), labels, family="monospace")
+        block, head = divmod(index, weights.shape[-1])
+        ax = figure.add_subplot(2, 2, place + 1)
+        viz.attention_matrix(weights[block, :, head], among, labels, ax)
+        ax.images[0].set_clim(0, 1)
+        ax.set(xlabel="", ylabel="", title=f"block {block + 1}, head {head + 1}")
     return save(figure, path)
 
 
@@ -102,33 +93,12 @@ def alignments(
     figure = Figure(figsize=(12.5, 4.2 * math.ceil(len(parts) / 2)), layout="constrained")
     figure.suptitle(title)
     for place, (name, (weights, rows, columns)) in enumerate(parts.items()):
-        axes = figure.add_subplot(math.ceil(len(parts) / 2), 2, place + 1, title=name)
-        axes.imshow(weights.numpy(), cmap="Oranges", vmin=0, vmax=1, aspect="auto")
-        axes.set_xticks(range(len(columns)), [" " if c.isspace() else c for c in columns])
-        axes.set_yticks(range(len(rows)), rows)
-        axes.tick_params(length=0)
+        axes = figure.add_subplot(math.ceil(len(parts) / 2), 2, place + 1)
+        viz.alignment(weights, columns, rows, axes)
+        axes.set(aspect="auto", title=name)
+        axes.tick_params("x", rotation=0)
     figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="weight", shrink=0.5)
     return save(figure, path)
-
-
-def show_image(
-    axes: Axes, image: Tensor, grid: tuple[int, int], heat: Tensor | None = None, top: float = 1
-) -> None:
-    """Pixels as squares of ink, (height, width), on patches that are orange by their `heat`."""
-    height, width = image.shape
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    heat = torch.zeros(grid) if heat is None else heat
-    axes.imshow(heat.numpy(), cmap="Oranges", vmin=0, vmax=top, extent=extent)
-    inked = image.nonzero().tolist()
-    sides = [0.8 * image[y, x].item() ** 0.5 for y, x in inked]
-    ink = [Rectangle((x - s / 2, y - s / 2), s, s) for (y, x), s in zip(inked, sides)]
-    axes.add_collection(PatchCollection(ink, color="dimgray", linewidth=0))
-    for cut in range(1, grid[1]):
-        axes.axvline(cut * width / grid[1] - 0.5, color="white", linewidth=1)
-    for cut in range(1, grid[0]):
-        axes.axhline(cut * height / grid[0] - 0.5, color="white", linewidth=1)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
 
 
 def save(figure: Figure, path: Path) -> str:

@@ -1,8 +1,7 @@
 """What the examples share: their options, and a training run that may be killed at any time.
 
 A run lives in runs/NAME/: checkpoints, pictures, and result.json. All that is random in a step
-depends on the seed and the step alone, so a run that was killed and goes on with --resume sees the
-same data, and ends where it would have ended anyway.
+depends on the seed and the step alone: a run that was killed ends where it would have anyway.
 """
 
 import argparse
@@ -26,13 +25,15 @@ import graphattn as ga
 MAY_CHANGE = {"runs", "name", "steps", "seconds", "save_every", "resume"}
 
 
-def parser(doc: str | None, name: str, *, steps: int) -> argparse.ArgumentParser:
-    """The options that every example has."""
+def parser(
+    doc: str | None, name: str, *, steps: int, unit: str = "training steps"
+) -> argparse.ArgumentParser:
+    """The options that every example has; `unit` says what its steps are."""
     style = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=doc, formatter_class=style)
     add = options.add_argument
-    add("--steps", type=positive, default=steps, help=f"training steps (default {steps})")
-    add("--seconds", type=positive, help="train no longer than this; the schedule fits itself in")
+    add("--steps", type=positive, default=steps, help=f"{unit} (default {steps})")
+    add("--seconds", type=positive, help="take no longer than this; a schedule fits itself in")
     add("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     add("--runs", default="runs", help="folder of all runs (default runs)")
     add("--name", default=name, help=f"folder of this run inside it (default {name})")

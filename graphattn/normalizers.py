@@ -155,11 +155,14 @@ def entmax15(logits: Tensor, csr: CSR) -> Tensor:
 
 
 class _Entmax(torch.autograd.Function):
-    """`w = max((alpha - 1) s - t, 0)^(1 / (alpha - 1))` for alpha 1.5 and 2, `sum w = 1`."""
+    """`w = max((alpha - 1) s - t, 0)^(1 / (alpha - 1))` for alpha 1.5 and 2, `sum w = 1`.
+
+    In float64: a row of 100,000 edges that are alike is a sum of as many differences.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, csr: CSR, alpha: float) -> Tensor:
-        z = (alpha - 1) * logits
+        z = (alpha - 1) * logits.double()
         z = z - _of_edges(segment_max(z, csr, dim=-2), csr)
         z = z.masked_fill(logits == -torch.inf, -torch.inf)
         power = round(1 / (alpha - 1))
@@ -169,17 +172,17 @@ class _Entmax(torch.autograd.Function):
         weights = weights / _of_edges(total.masked_fill(total == 0, 1.0), csr)
         ctx.save_for_backward(weights)
         ctx.csr, ctx.alpha = csr, alpha
-        return weights
+        return weights.to(logits.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
         """Peters et al. 2019, proposition 2, with `s = w^(2 - alpha)` on the support."""
-        (weights,) = ctx.saved_tensors
+        (weights,) = ctx.saved_tensors  # float64
         slope = weights.sqrt() if ctx.alpha == 1.5 else (weights > 0).to(weights.dtype)
         total = segment_sum(slope, ctx.csr, dim=-2)
         mean = segment_sum(slope * grad, ctx.csr, dim=-2) / total.masked_fill(total == 0, 1.0)
-        return slope * (grad - _of_edges(mean, ctx.csr)), None, None
+        return (slope * (grad - _of_edges(mean, ctx.csr))).to(grad.dtype), None, None
 
 
 def _threshold(z: Tensor, csr: CSR, power: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import graphattn as ga
 from graphattn import Graph
+from graphattn.normalizers import Softmax, TopK
 from graphattn.plan import KERNELS
 from graphattn.scores import Additive
 
@@ -39,7 +40,14 @@ class Truth(NamedTuple):
 
 
 def dense_attention(
-    q: Tensor, k: Tensor, v: Tensor, graph: Graph, *, edge_value=None, **options: Any
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph: Graph,
+    *,
+    edge_value=None,
+    normalizer: Any = "softmax",
+    **options: Any,
 ) -> Truth:
     """The formula over all pairs in the dtype of its inputs: the truth in float64, plain in less.
 
@@ -53,8 +61,7 @@ def dense_attention(
     grid = torch.full(shape, -math.inf, dtype=q.dtype)
     grid[..., dst, src, copy, :] = edge_logits(q, k, graph, **options)
     rows = grid.flatten(-3, -2)  # (*batch, num_dst, num_src * copies, heads)
-    deaf = (rows == -math.inf).all(-2, keepdim=True)
-    w = rows.masked_fill(deaf, 0.0).softmax(-2).masked_fill(deaf, 0.0).view(shape)
+    w = NORMALIZED[case_name(normalizer)](rows, normalizer).view(shape)
     out = torch.einsum("...ijh,...jhd->...ihd", w.sum(-2), every_head(v, q))
     w = w[..., dst, src, copy, :]
     if edge_value is not None:
@@ -64,10 +71,102 @@ def dense_attention(
     return Truth(out, w, rows.logsumexp(-2))
 
 
+# --- normalizers, of rows (…, num_dst, slots, heads) that are -inf without an edge ----------------
+
+
+def case_name(normalizer: Any) -> str:
+    return normalizer if isinstance(normalizer, str) else type(normalizer).__name__
+
+
+def dense_softmax(rows: Tensor, _: Any) -> Tensor:
+    deaf = (rows == -math.inf).all(-2, keepdim=True)
+    return rows.masked_fill(deaf, 0.0).softmax(-2).masked_fill(deaf, 0.0)
+
+
+def dense_sink(rows: Tensor, normalizer: Any) -> Tensor:
+    """Softmax with one more slot."""
+    sink = torch.as_tensor(normalizer.sink).to(rows.dtype).expand(rows[..., :1, :].shape)
+    return torch.cat([rows, sink], -2).softmax(-2)[..., :-1, :]
+
+
+def dense_sigmoid(rows: Tensor, _: Any) -> Tensor:
+    off = rows == -math.inf
+    return (1 / (1 + (-rows.masked_fill(off, 0.0)).exp())).masked_fill(off, 0.0)
+
+
+def dense_identity(rows: Tensor, _: Any) -> Tensor:
+    return torch.where(rows == -math.inf, 0.0, rows)
+
+
+def dense_mean(rows: Tensor, _: Any) -> Tensor:
+    return dense_identity(rows, _) / (rows != -math.inf).sum(-2, keepdim=True).clamp(min=1)
+
+
+def dense_sparsemax(rows: Tensor, _: Any) -> Tensor:
+    """Martins and Astudillo 2016, algorithm 1."""
+    if not rows.shape[-2]:
+        return rows
+    z = rows.sort(dim=-2, descending=True).values
+    k = torch.arange(1, rows.shape[-2] + 1)[:, None]
+    sums = z.cumsum(-2)
+    support = (1 + k * z > sums).sum(-2, keepdim=True).clamp(min=1)
+    threshold = (sums.gather(-2, support - 1) - 1) / support
+    return (rows - threshold).clamp(min=0).nan_to_num(0.0)  # NaN: all of the row is -inf
+
+
+def dense_entmax15(rows: Tensor, _: Any) -> Tensor:
+    """Peters et al. 2019, algorithm 2."""
+    if not rows.shape[-2]:
+        return rows
+    off = rows == -math.inf
+    top = rows.masked_fill(off, 0.0).detach().amax(-2, keepdim=True)
+    x = torch.where(off, top - 100, rows) / 2
+    z = x.sort(dim=-2, descending=True).values
+    k = torch.arange(1, rows.shape[-2] + 1, dtype=rows.dtype)[:, None]
+    means, squares = z.cumsum(-2) / k, z.square().cumsum(-2) / k
+    room = (1 - k * (squares - means.square())) / k
+    thresholds = means - room.clamp(min=1e-9).sqrt()
+    support = (thresholds <= z).sum(-2, keepdim=True)
+    w = (x - thresholds.gather(-2, support - 1)).clamp(min=0).square()
+    return w.masked_fill(off, 0.0)
+
+
+def dense_top_k(rows: Tensor, normalizer: Any) -> Tensor:
+    order = rows.argsort(dim=-2, descending=True, stable=True)
+    first = torch.zeros_like(rows, dtype=torch.bool)
+    first.scatter_(-2, order[..., : normalizer.k, :], True)
+    return dense_softmax(rows.masked_fill(~first, -math.inf), None)
+
+
+def dense_argmax(rows: Tensor, _: Any) -> Tensor:
+    if not rows.shape[-2]:
+        return rows
+    hard = torch.zeros_like(rows).scatter_(-2, rows.argmax(-2, keepdim=True), 1.0)
+    hard = hard.masked_fill(rows == -math.inf, 0.0)
+    soft = dense_softmax(rows, None)
+    return hard + soft - soft.detach()
+
+
+NORMALIZED = {
+    "softmax": dense_softmax,
+    "Softmax": dense_sink,
+    "sigmoid": dense_sigmoid,
+    "none": dense_identity,
+    "mean": dense_mean,
+    "sparsemax": dense_sparsemax,
+    "entmax15": dense_entmax15,
+    "TopK": dense_top_k,
+    "argmax": dense_argmax,
+}
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
 def edge_logits(
-    q, k, graph: Graph, *, score: Any = "dot", bias=None, scale=None, edge_key=None
+    q, k, graph: Graph, *, score: Any = "dot", bias=None, scale=None, softcap=None, edge_key=None
 ) -> Tensor:
-    """`scale * score + bias` of every edge, (*batch, E, heads)."""
+    """`softcap(scale * score) + bias` of every edge, (*batch, E, heads)."""
     src, dst = graph.edge_index
     k = every_head(k, q)
     if score == "dot":
@@ -85,6 +184,8 @@ def edge_logits(
     else:
         pairs = score(q[..., dst, :, :], k[..., src, :, :], torch.arange(len(dst)))
     logits = pairs if scale is None else scale * pairs
+    if softcap is not None:
+        logits = softcap * (logits / softcap).tanh()
     if bias is None:
         return logits
     return logits + (bias if isinstance(bias, Tensor) else bias(dst, src)).to(q.dtype)
@@ -163,6 +264,7 @@ class Case:
     bias: None, or words of "tensor", "one head", "batched", "function", "holes" (some -inf),
         "dead row" (all edges of some destinations -inf), "wide" (float32 always).
     score: "dot", "tanh", "leaky_relu" or "function".
+    normalizer: A name, or "sink", "off by one", "top 2".
     edges: Features of edges, words of "key", "value", "batched".
     spread: Factor of the queries, a power of two; at 4096 logits reach 1e4, of both signs.
     """
@@ -177,7 +279,9 @@ class Case:
     layout: str = "contiguous"
     bias: str | None = None
     score: str = "dot"
+    normalizer: str = "softmax"
     scale: float | None = None
+    softcap: float | None = None
     spread: float = 1.0
     edges: str = ""
 
@@ -231,8 +335,12 @@ def draw(
     options: dict[str, Any] = {}
     if case.scale is not None:
         options["scale"] = abs(case.scale) if absolute else case.scale
+    if case.softcap is not None:
+        options["softcap"] = case.softcap
     if case.score != "dot":
         options["score"] = _score(case, leaf)
+    if case.normalizer != "softmax":
+        options["normalizer"] = _normalizer(case, leaf)
     if case.bias is not None:
         options["bias"] = _bias(case, graph, leaf)
     batch = case.batch if "batched" in case.edges else ()
@@ -264,6 +372,12 @@ def _score(case: Case, leaf) -> Any:
         return table[edge] - (q_i - k_j).square().mean(-1)
 
     return near
+
+
+def _normalizer(case: Case, leaf) -> Any:
+    if case.normalizer == "sink":
+        return Softmax(leaf("sink", case.heads))
+    return {"off by one": Softmax(0.0), "top 2": TopK(2)}.get(case.normalizer, case.normalizer)
 
 
 def _bias(case: Case, graph: Graph, leaf) -> Any:
@@ -354,17 +468,23 @@ def _sizes(case: Case, dtype: torch.dtype, w: Tensor) -> dict[str, float]:
         """Over the edges of the destination of each edge, (*batch, E, heads)."""
         return q.new_zeros(q.shape[:-1]).index_add(-2, dst, numbers)[..., dst, :]
 
-    edge_value = options.pop("edge_value", None)
+    edge_value, normalizer = options.pop("edge_value", None), options.pop("normalizer", None)
     logits = edge_logits(q, k, graph, **options)
     large = logits.detach().abs().nan_to_num(posinf=0.0)
-    w = w * (1 + large + row_sum(w * large))
+    w = w.abs()
+    if isinstance(normalizer, str):  # no weight changes faster than its logit
+        w, slope = w + large, torch.ones_like(w)
+    else:
+        w = slope = w * (1 + large + row_sum(w * large))
     v_j = every_head(v, q)[..., src, :, :]
     if edge_value is not None:
         v_j = v_j + every_head(edge_value, q)
     out = torch.zeros_like(grad_out).index_add(-3, dst, w[..., None] * v_j)
     grad_w = (grad_out[..., dst, :, :] * v_j).sum(-1)  # (*batch, E, heads)
-    grad_logits = w * (grad_w + row_sum(w * grad_w))
+    grad_logits = slope * (grad_w + row_sum(w * grad_w))
     surrogate = (grad_logits.detach() * logits).sum() + (w * grad_w).sum()
+    if "sink" in inputs.leaves:
+        surrogate = surrogate + (inputs.leaves["sink"] * (w * grad_w).detach()).sum()
     sizes = {"output": out, **gradients(surrogate, inputs)}
     return {
         name: float(size.detach().abs().amax()) if size.numel() else 0.0
@@ -494,6 +614,34 @@ CASES = [
             ("edge features, tanh", {"edges": "key value batched", "batch": (2,), "score": "tanh"}),
             ("edge features, leaky_relu", {"edges": "key", "score": "leaky_relu", "heads": 4}),
             ("edge features, own score", {"edges": "key value", "score": "function"}),
+            ("sink", {"normalizer": "sink", "batch": (2,), "heads": 4, "kv_heads": 2}),
+            ("sink, bias with dead rows", {"normalizer": "sink", "bias": "tensor, dead row"}),
+            ("sink, large logits", {"normalizer": "sink", "spread": 4096}),
+            ("off by one", {"normalizer": "off by one", "score": "function"}),
+            ("soft-capping", {"softcap": 0.7, "batch": (2,), "bias": "tensor, holes"}),
+            ("soft-capping, large logits", {"softcap": 8e3, "spread": 4096}),
+            ("soft-capping, tanh", {"softcap": 0.7, "score": "tanh", "edges": "key"}),
+            ("sigmoid", {"normalizer": "sigmoid", "batch": (2,), "heads": 4, "kv_heads": 2}),
+            ("sigmoid, bias with holes", {"normalizer": "sigmoid", "bias": "tensor, holes"}),
+            ("none", {"normalizer": "none", "batch": (2,), "softcap": 2.0}),
+            ("none, bias with holes", {"normalizer": "none", "bias": "tensor, holes"}),
+            ("none, edge features", {"normalizer": "none", "edges": "key value", "bias": "tensor"}),
+        ]
+    ),
+    *(
+        Case(f"{normalizer}{words}, {name}", graph, normalizer=normalizer, **options)
+        for name, graph in [
+            ("window", ga.sliding_window(13, 2)),
+            ("windows as edges", shuffled(WINDOWS)),
+            ("no edges", NONE),
+            ("parallel edges", PARALLEL),
+        ]
+        for normalizer in ("mean", "sparsemax", "entmax15", "top 2", "argmax")
+        if name != "parallel edges"
+        or normalizer not in ("top 2", "argmax")  # there, equals compete
+        for words, options in [
+            ("", {"batch": (2,), "heads": 4, "kv_heads": 2}),
+            (", holes", {"bias": "tensor, holes, dead row", "score": "leaky_relu"}),
         ]
     ),
     Case("packed, causal", ga.causal(7), layout="packed", batch=(2,)),

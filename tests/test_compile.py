@@ -76,6 +76,12 @@ CASES = [
     Case("additive", ga.causal(7), score="tanh"),
     Case("own score", PARALLEL, score="function"),
     Case("negative scale", ga.causal(7), scale=-0.5),
+    Case("sink", ga.causal(7), normalizer="sink"),
+    Case("soft-capping", PARALLEL, softcap=2.0, bias="tensor, holes"),
+    *(
+        Case(name, ISOLATED, normalizer=name)
+        for name in ("sigmoid", "none", "mean", "sparsemax", "entmax15", "top 2", "argmax")
+    ),
 ]
 
 
@@ -94,6 +100,24 @@ DYNAMIC = ["causal", "masked", "reference", "no edges"]
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in DYNAMIC], **by_name)
 def test_as_in_eager_with_symbolic_shapes(case: Case) -> None:
     check(case, dynamic=True)
+
+
+MODULES = {
+    "cosine": {"score": ga.nn.Cosine(4)},
+    "bilinear": {"score": ga.nn.Bilinear(4, 4)},
+    "concat": {"score": ga.nn.Concat(4, 4)},
+    "GAT": {"score": ga.nn.GAT(4, 4)},
+    "location": {"score": ga.nn.Location(13, 4, 4)},
+    "sink": {"normalizer": ga.nn.SinkSoftmax(4), "softcap": 3.0},
+    "GATv2, Gumbel": {"score": ga.nn.GATv2(4, 4), "normalizer": ga.nn.GumbelSoftmax().eval()},
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_as_in_eager(name: str) -> None:
+    layer = ga.nn.GraphAttention(16, 4, **MODULES[name])
+    x, graph = torch.randn(2, 13, 16), ga.sliding_window(13, 2)
+    close(compiled(layer)(x, graph), layer(x, graph))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy
@@ -11,7 +12,8 @@ from torch import Tensor
 
 import graphattn as ga
 from graphattn import attention, attention_weights, explain
-from graphattn.scores import Additive
+from graphattn.normalizers import Gumbel, Softmax, TopK
+from graphattn.scores import GAT, Additive, Bilinear, Concat, Location
 
 GRAPH = ga.sliding_window(5, 1)  # 13 edges
 EDGES = ga.from_edges([[0, 1, 2], [1, 2, 3]], 5)
@@ -187,6 +189,37 @@ SHAPES = {
         lambda: call(score=Additive(x(3, 8))),
         r"additive score must be \(heads, head_dim\), here \(4, 8\), got \(3, 8\)",
     ),
+    "weight of a bilinear score": (
+        lambda: call(score=Bilinear(x(4, 7, 8))),
+        r"bilinear score must be \(heads, query_dim, key_dim\), here \(4, 8, 8\), got \(4, 7, 8\)",
+    ),
+    "key weight of a concat score": (
+        lambda: call(score=Concat(x(4, 8, 3), x(4, 7, 3), x(4, 3))),
+        r"the key of a concat score must be \(heads, dim, hidden\), here \(4, 8, 3\)",
+    ),
+    "weight of a GAT score": (
+        lambda: call(score=GAT(x(4, 8), x(4, 7))),
+        r"a GAT score must be \(heads, head_dim\), here \(4, 8\), got \(4, 7\)",
+    ),
+    "too few locations": (
+        lambda: call(score=Location(x(3, 4, 8))),
+        r"of 3 places can't tell 5 sources apart; build it with num_nodes=5",
+    ),
+    "locations with features": (
+        lambda: call(graph=EDGES, score=Location(x(5, 4, 8)), edge_key=x(3, 4, 8)),
+        "takes no features of edges; leave out edge_key",
+    ),
+    "sink of other heads": (
+        lambda: call(normalizer=Softmax(x(3))),
+        r"sink must be a number or a floating tensor \(heads,\), here \(4,\), got \(3,\)",
+    ),
+    "infinite sink": (
+        lambda: call(normalizer=Softmax(math.inf)),
+        "sink must be a finite number or a tensor",
+    ),
+    "softcap of 0": (lambda: call(softcap=0.0), "softcap must be a positive finite float or None"),
+    "top 0": (lambda: call(normalizer=TopK(0)), "k must be between 1 and"),
+    "cold Gumbel": (lambda: call(normalizer=Gumbel(0.0)), "temperature must be above 0, got 0.0"),
     "normalizer loses heads": (
         lambda: call(graph=EDGES, normalizer=lambda logits, csr: logits[:, :1]),
         r"normalizer\(logits, csr\) must return \(3, 4\), .* got \(3, 1\)",
@@ -235,10 +268,13 @@ NAMES = {
         r'kernel must be "auto" or one of "dense", .*"reference".*, got \'flash\'',
     ),
     "kernel None": (lambda: call(kernel=None), 'kernel must be "auto" or one of .* got None'),
-    "score": (lambda: call(score="dto"), r"score must be one of \['dot'\] or a function, got 'dto"),
+    "score": (
+        lambda: call(score="dto"),
+        r"score must be one of \['cosine', 'dot', 'uniform'\] or a function, got 'dto",
+    ),
     "normalizer": (
         lambda: call(normalizer="softmin"),
-        r"normalizer must be one of \['softmax'.*\] or a function, got 'softmin'",
+        r"normalizer must be one of \['argmax', .*\] or a function, got 'softmin'",
     ),
     "activation": (
         lambda: Additive(x(4, 8), "relu"),

@@ -25,6 +25,7 @@ HEAVY = [
     "scipy",
     "sklearn",
     "entmax",
+    "faiss",
     "pandas",
     "torch._dynamo",
     "torch._inductor",
@@ -41,10 +42,21 @@ def added() -> set[str]:
     return modules_after("graphattn") - modules_after("torch")
 
 
+@pytest.fixture(scope="module")
+def of_viz() -> set[str]:
+    return modules_after("graphattn.viz")
+
+
 @pytest.mark.parametrize("package", HEAVY)
 def test_is_not_loaded(package: str, added: set[str]) -> None:
     loaded = {name for name in added if name == package or name.startswith(f"{package}.")}
     assert not loaded
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "networkx", "scipy"])
+def test_pictures_load_what_draws_when_they_draw(package: str, of_viz: set[str]) -> None:
+    assert "graphattn.viz.picture" in of_viz
+    assert package not in of_viz
 
 
 def test_loads_itself(added: set[str]) -> None:

@@ -7,6 +7,7 @@ import torch
 
 import graphattn as ga
 from graphattn import attention, attention_weights, explain
+from graphattn.normalizers import Softmax
 from graphattn.plan import KERNELS
 from graphattn.scores import Additive
 from tests.oracle import KERNEL_NAMES, MIXED, NONE, PARALLEL, WINDOWS, shuffled
@@ -94,12 +95,19 @@ def test_auto_picks(graph: ga.Graph, kernel: str) -> None:
     ],
     ids=["own score", "own normalizer"],
 )
-def test_what_only_the_reference_computes(graph: ga.Graph, options) -> None:
+def test_what_users_write_runs_fused(graph: ga.Graph, options) -> None:
     plan = explain(*inputs(graph), graph, **options)
-    assert plan.kernel == "reference"
-    assert "is a function" in plan.rejected.pop("cpu")
+    assert plan.kernel == "cpu"
     assert "it runs on a GPU" in plan.rejected.pop("triton")
+    assert "cpu stands before it" in plan.rejected.pop("reference")
     assert all("dot products and softmax only" in why for why in plan.rejected.values())
+
+
+@pytest.mark.parametrize("options", [{"softcap": 5.0}, {"normalizer": Softmax(0.0)}], ids=str)
+def test_what_dense_kernels_do_not_know(options) -> None:
+    plan = explain(*inputs(ga.causal(9)), ga.causal(9), **options)
+    assert plan.kernel == "cpu"
+    assert plan.rejected["dense"] == "it knows neither a sink nor soft-capping"
 
 
 @pytest.mark.parametrize("graph", [ga.causal(9), MIXED, ga.prefix(9, 4), SPARSE], ids=str)
@@ -158,7 +166,7 @@ def test_slow_is_better_than_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def little(num_bytes: int, device: torch.device) -> str:
         return "1 TB, and 1 kB are free"
 
-    monkeypatch.setattr("graphattn.kernels.reference.shortage", little)
+    monkeypatch.setattr("graphattn.kernels.pairs.shortage", little)
     monkeypatch.setattr("graphattn.kernels.cpu.numba_is_missing", lambda: "Numba is gone")
     plan = explain(q, k, v, SPARSE)
     assert plan.kernel == "masked"

@@ -1,18 +1,30 @@
-"""The code blocks of the README run, one after the other, and print what the README shows."""
+"""The code blocks of the pages run, one after the other, and print what the page shows."""
 
 import re
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(page, capsys):
+    """The names that the code blocks of a page leave; what its other blocks show was printed."""
+    blocks = re.findall(r"```(\w*)\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    names, printed = {}, ""
+    for kind, text in blocks:
+        if kind == "python":
+            exec(compile(text, page, "exec"), names)
+            printed = capsys.readouterr().out
+        elif kind == "text" or "runs:" in text:
+            assert printed.strip() == text.strip()
+    return names
 
 
 def test_code_of_the_readme_runs_and_prints_what_it_shows(capsys):
-    blocks = re.findall(r"```(\w*)\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    names = {}
-    for kind, text in blocks:
-        if kind == "python":
-            exec(compile(text, "README.md", "exec"), names)
-            printed = capsys.readouterr().out
-        elif "runs:" in text:
-            assert printed.strip() == text.strip()
-    assert tuple(names["out"].shape) == (2, 1024, 8, 32)
+    assert tuple(run("README.md", capsys)["out"].shape) == (2, 1024, 8, 32)
+
+
+@pytest.mark.parametrize("page", ["docs/pictures.md"])
+def test_code_of_the_docs_runs_and_prints_what_it_shows(page, capsys):
+    assert "viz" in run(page, capsys)

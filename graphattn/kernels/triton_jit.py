@@ -11,9 +11,9 @@ row itself leaves it to them, and they are merged in order. Nothing is added up 
 Common arguments: query, key, value with the strides of their batch and node; bias, edge_key and
 edge_value in edge order, or None, with the stride of their batch (0 if it shares them); weight and
 slope of an additive score; softcap, if CAPPED; seed, or None if no weight is dropped, else those
-are whose 32 random bits are below `drop`, and the others are multiplied by `keep`; ptr, index, edge,
-part as in `Edges`. Numbers are passed as float64. NORMALIZER is "softmax", "sigmoid" or "none". ACC
-is the type of sums.
+are whose 32 random bits are below `drop`, and the others are multiplied by `keep`; ptr, index,
+edge, part as in `Edges`. Numbers are passed as float64. NORMALIZER is "softmax", "sigmoid" or
+"none". ACC is the type of sums.
 """
 
 import triton

@@ -5,7 +5,11 @@ from graphattn.nn.alignment import GlobalAttention, LocalAttention
 from graphattn.nn.attention import GraphAttention
 from graphattn.nn.biases import RelativePositionBias, ShortestPathBias, T5Bias
 from graphattn.nn.encodings import laplacian_encoding, random_walk_encoding
+from graphattn.nn.hopfield import HopfieldNetwork, hebbian_weights, projection_weights
 from graphattn.nn.intra import LSTMN, IntraAttention
+from graphattn.nn.lookup import LookupAttention, nadaraya_watson
+from graphattn.nn.memory import ExternalMemory
+from graphattn.nn.modern_hopfield import ModernHopfield
 from graphattn.nn.normalizers import GumbelSoftmax, Reinforce, SinkSoftmax
 from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
 from graphattn.nn.scores import GAT, Additive, Bilinear, Concat, Cosine, GATv2, Location
@@ -18,16 +22,20 @@ __all__ = [
     "Concat",
     "Cosine",
     "DecoderBlock",
+    "ExternalMemory",
     "GAT",
     "GATv2",
     "GlobalAttention",
     "GraphAttention",
     "GumbelSoftmax",
+    "HopfieldNetwork",
     "IntraAttention",
     "LSTMN",
     "LearnedPositions",
     "LocalAttention",
     "Location",
+    "LookupAttention",
+    "ModernHopfield",
     "Reinforce",
     "RelativePositionBias",
     "Rotary",
@@ -36,6 +44,9 @@ __all__ = [
     "SinusoidalPositions",
     "T5Bias",
     "TransformerBlock",
+    "hebbian_weights",
     "laplacian_encoding",
+    "nadaraya_watson",
+    "projection_weights",
     "random_walk_encoding",
 ]

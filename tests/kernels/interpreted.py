@@ -53,9 +53,31 @@ SHARED = {
         "edge values, parallel edges",
         "edge features, tanh, causal",
         "edge features, leaky_relu, parallel edges",
+        "own score, causal",
+        "sink, causal",
+        "sink, bias with dead rows, isolated nodes",
+        "soft-capping, isolated nodes",
+        "soft-capping, large logits, causal",
+        "sigmoid, causal",
+        "sigmoid, bias with holes, isolated nodes",
+        "none, isolated nodes",
+        "none, bias with holes, causal",
+        "none, edge features, isolated nodes",
+        "sparsemax, windows as edges",
+        "top 2, holes, window",
     ],
-    FINE: ["one key head, causal", "large logits, isolated nodes", "additive leaky_relu, causal"],
-    HALF: ["wide bias, causal", "edge features, isolated nodes"],
+    FINE: [
+        "soft-capping, tanh, causal",
+        "one key head, causal",
+        "large logits, isolated nodes",
+        "additive leaky_relu, causal",
+    ],
+    HALF: [
+        "wide bias, causal",
+        "entmax15, holes, window",
+        "sigmoid, causal",
+        "edge features, isolated nodes",
+    ],
     SHORT: ["grouped heads, causal", "large logits, causal", "additive tanh, isolated nodes"],
 }
 
@@ -83,13 +105,16 @@ CUT = {
     ),
     "additive": (lambda: random_edges(5, 7, 60), {"edges": "key", "score": "tanh", "batch": (2,)}),
     "intervals": (lambda: ga.sliding_window(13, 5), {"spread": 4096, "heads": 3}),
+    "sink": (lambda: random_edges(5, 7, 60), {"normalizer": "sink", "softcap": 2.0}),
+    "sigmoid": (lambda: random_edges(5, 7, 60), {"normalizer": "sigmoid", "edges": "value"}),
+    "none": (lambda: ga.sliding_window(13, 5), {"normalizer": "none", "batch": (2,)}),
 }
 
 
 @pytest.mark.usefixtures("cut")
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(name, WIDE) for name in CUT] + [("grouped", SHORT), ("edges", FINE)],
+    [(name, WIDE) for name in CUT] + [("grouped", SHORT), ("edges", FINE), ("none", SHORT)],
     ids=str,
 )
 def test_long_rows_are_cut(name: str, dtype: torch.dtype) -> None:

@@ -113,9 +113,10 @@ def test_weights_of_every_edge(case: Case, kernel: str) -> None:
     formula, truth = weights_of("formula", plain), weights_of("formula", exact)
     close = partial(assert_close, size=case.spread)
     close("weights", weights.detach(), formula.detach(), truth.detach())
-    dst = case.graph.edge_index[1]
-    sums = torch.zeros_like(inputs.query[..., 0]).index_add(-2, dst, weights)
-    assert ((sums - 1).abs().lt(1e-5) | (sums == 0)).all()
+    if case.normalizer not in ("sigmoid", "none", "mean", "sink", "off by one"):
+        dst = case.graph.edge_index[1]
+        sums = torch.zeros_like(inputs.query[..., 0]).index_add(-2, dst, weights)
+        assert ((sums - 1).abs().lt(1e-5) | (sums == 0)).all()
     got, near, true = (
         gradients(result, source, grad.to(result.dtype))
         for result, source in ((weights, inputs), (formula, plain), (truth, exact))
@@ -125,7 +126,7 @@ def test_weights_of_every_edge(case: Case, kernel: str) -> None:
         assert_close(name, got[name], near[name], true[name], factor=3, size=size)
 
 
-DOT = [case for case in CASES if case.score == "dot"]
+DOT = [case for case in CASES if (case.score, case.softcap) == ("dot", None)]
 
 
 @pytest.mark.parametrize("case", DOT, ids=lambda case: case.name)

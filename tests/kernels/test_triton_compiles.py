@@ -53,6 +53,11 @@ CASES = [
     ("features", sparse, {"heads": 4, "head_dim": 32, "edges": "key value"}, [HALF, WIDE]),
     ("tanh", sparse, {"heads": 4, "head_dim": 32, "score": "tanh", "edges": "key"}, [SHORT]),
     ("leaky_relu", sparse, {"heads": 8, "head_dim": 16, "score": "leaky_relu"}, [WIDE, FINE]),
+    ("sink", sparse, {"heads": 8, "head_dim": 64, "normalizer": "sink"}, [SHORT]),
+    ("softcap", sparse, {"heads": 4, "head_dim": 64, "softcap": 50.0}, [SHORT, FINE]),
+    ("sigmoid", sparse, {"heads": 4, "head_dim": 32, "normalizer": "sigmoid"}, [SHORT, WIDE]),
+    ("none", sparse, {"heads": 4, "head_dim": 32, "normalizer": "none"}, [SHORT]),
+    ("own score", sparse, {"heads": 4, "head_dim": 32, "score": "function"}, [SHORT]),
 ]
 SIZES = [(name, dtype) for name, _, _, dtypes in CASES for dtype in dtypes]
 ELSEWHERE = [("4 x 32", SHORT), ("8 x 64", WIDE), ("3 x 13", HALF), ("features", HALF)]
@@ -87,8 +92,9 @@ def test_compiles(capability: int, name: str, dtype: torch.dtype, launched: list
     inputs = draw(Case(f"compiled, {name}", make(), **options), dtype)
     out = attention(*inputs[:4], kernel="triton", **inputs.options)
     results(inputs, out)
-    passes = {"forward", "by_destination", "by_source"}
-    check(capability, launched, passes | {"merge_softmax", "merge_sum"})
+    passes = {"forward", "by_destination", "by_source", "merge_sum"}
+    softmax = {"merge_softmax"} if options.get("normalizer", "sink") == "sink" else set()
+    check(capability, launched, passes | softmax)
 
 
 @pytest.mark.parametrize("dtype", [SHORT, WIDE], ids=str)
@@ -97,6 +103,13 @@ def test_weights_compile(dtype: torch.dtype, launched: list[Launched]) -> None:
     attention_weights(q, k, graph, kernel="triton").sum().backward()
     passes = {"forward", "weights", "weigh_gradients", "by_destination", "by_source"}
     check(90, launched, passes | {"merge_softmax", "merge_sum"})
+
+
+def test_the_logits_of_other_normalizers_compile(launched: list[Launched]) -> None:
+    inputs = draw(Case("logits", sparse(), heads=4, head_dim=32, normalizer="mean"), SHORT)
+    results(inputs, attention(*inputs[:4], kernel="triton", normalizer="mean"))
+    passes = {"forward", "weights", "by_destination", "by_source"}
+    check(90, launched, passes | {"merge_sum"})
 
 
 @pytest.mark.parametrize("graph", [sparse, window], ids=["edges", "intervals"])
