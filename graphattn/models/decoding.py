@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -128,31 +128,67 @@ def beam_search(
     integer("width", width, low=1)
     integer("max_length", max_length, low=1)
     targets = model.begin(source, width, **options)
-    device, rows = source[0].device, torch.arange(len(source), device=source[0].device)
-    written = torch.full((len(source), width, 1), start, device=device)
-    log_prob = torch.full((len(source), width), -torch.inf, device=device)
-    log_prob[:, 0] = 0  # the others would say the same
-    length = torch.zeros(len(source), width, dtype=torch.int64, device=device)
-    ended = torch.zeros_like(length, dtype=torch.bool)
+    beam = _Beam.of(start, len(source), width, source[0].device)
     for _ in range(max_length):
-        scores, targets = targets.step(written[..., -1].flatten())
+        scores, targets = targets.step(beam.written[..., -1].flatten())
         following = scores.unflatten(0, (-1, width)).log_softmax(dim=-1)
-        following = _only_end(following, ended, end)
-        total = log_prob[..., None] + following  # (sources, width, vocab)
-        grown = length + ~ended
-        ranked = total / _penalty(grown, length_penalty)[..., None]
-        best = ranked.flatten(1).topk(width).indices
-        parent, token = best // total.shape[-1], best % total.shape[-1]
-        log_prob = total.flatten(1).gather(1, best)
-        length = grown.gather(1, parent)
-        ended = ended.gather(1, parent) | (token == end)
-        old = written.gather(1, parent[..., None].expand_as(written))
-        written = torch.cat([old, token[..., None]], dim=-1)
-        targets = targets.select((rows[:, None] * width + parent).flatten())
-        if (ended | (log_prob == -torch.inf)).all():
+        beam, parent = beam.grown(following, end, length_penalty)
+        first = torch.arange(0, parent.numel(), width, device=parent.device)[:, None]
+        targets = targets.select((first + parent).flatten())
+        if (beam.ended | (beam.log_prob == -torch.inf)).all():
             break
-    score = log_prob / _penalty(length, length_penalty)
-    return [_hypotheses(*of_source, end) for of_source in zip(written[..., 1:], log_prob, score)]
+    score = beam.log_prob / _penalty(beam.length, length_penalty)
+    parts = zip(beam.written[..., 1:], beam.log_prob, score)
+    return [_hypotheses(*of_source, end) for of_source in parts]
+
+
+class _Beam(NamedTuple):
+    """Hypotheses of every source, the best first.
+
+    written: Their tokens and the start, (sources, width, 1 + steps).
+    log_prob: Logarithms of their probabilities, (sources, width); -inf where there is none yet.
+    length: How many tokens they have, the end among them, (sources, width).
+    ended: Whether they have an end, (sources, width).
+    """
+
+    written: Tensor
+    log_prob: Tensor
+    length: Tensor
+    ended: Tensor
+
+    @classmethod
+    def of(cls, start: int, num_sources: int, width: int, device: torch.device) -> _Beam:
+        """One hypothesis of each source, with the start alone."""
+        written = torch.full((num_sources, width, 1), start, device=device)
+        log_prob = torch.full((num_sources, width), -torch.inf, device=device)
+        log_prob[:, 0] = 0
+        length = torch.zeros_like(written[..., 0])
+        return cls(written, log_prob, length, length.bool())
+
+    def grown(self, following: Tensor, end: int, exponent: float) -> tuple[_Beam, Tensor]:
+        """The best that are longer by a token, or ended before.
+
+        Args:
+            following: Logarithms of the probabilities of the next token, (sources, width, vocab).
+            end: The token that ends a hypothesis.
+            exponent: Of the penalty.
+
+        Returns:
+            The beam, and which hypothesis of this one each was made of, (sources, width).
+        """
+        total = self.log_prob[..., None] + _only_end(following, self.ended, end)
+        length = self.length + ~self.ended
+        ranked = total / _penalty(length, exponent)[..., None]
+        best = ranked.flatten(1).topk(total.shape[1]).indices  # (sources, width)
+        parent, token = best // total.shape[-1], best % total.shape[-1]
+        before = self.written.gather(1, parent[..., None].expand_as(self.written))
+        beam = _Beam(
+            torch.cat([before, token[..., None]], dim=-1),
+            total.flatten(1).gather(1, best),
+            length.gather(1, parent),
+            self.ended.gather(1, parent) | (token == end),
+        )
+        return beam, parent
 
 
 def _penalty(length: Tensor, exponent: float) -> Tensor:
