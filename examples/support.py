@@ -7,7 +7,7 @@ depends on the seed and the step alone: a run that was killed ends where it woul
 import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -140,11 +140,11 @@ class Run:
         print(f"{result['result']}; see {self.folder}")
 
 
-def plans(graphs: list[ga.Graph], heads: int, head_dim: int) -> list[dict[str, Any]]:
+def plans(graphs: Iterable[ga.Graph], heads: int, head_dim: int, **options: Any) -> list[dict]:
     """Of each different graph, for result.json: its size, the kernel that runs it, and why."""
     rows = []
     for graph in dict.fromkeys(graphs):
-        query = torch.empty(graph.num_dst, heads, head_dim)
-        plan = ga.explain(query, query, query, graph)
+        query, key = (torch.empty(n, heads, head_dim) for n in (graph.num_dst, graph.num_src))
+        plan = ga.explain(query, key, key, graph, **options)
         rows.append({"graph": str(graph), "edges": graph.num_edges, **asdict(plan)})
     return rows
