@@ -32,7 +32,8 @@ from graphattn.segments import (
 )
 from tests.oracle import ISOLATED, NONE, PARALLEL, shuffled
 
-GRAPHS = [ISOLATED, PARALLEL, NONE, shuffled(ga.causal(6)), ga.bipartite(3, 0), ga.bipartite(0, 3)]
+GRAPHS = [ISOLATED, PARALLEL, NONE, shuffled(ga.causal(6)), ga.sliding_window(5, 0)]
+GRAPHS += [ga.bipartite(3, 0), ga.bipartite(0, 3)]
 over_graphs = pytest.mark.parametrize("graph", GRAPHS, ids=str)
 
 

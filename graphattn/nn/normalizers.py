@@ -112,8 +112,8 @@ class Reinforce(nn.Module):
         moves the average, and forgets the draws.
 
         Args:
-            reward: The higher the better; it is detached. Of each destination, (*batch, num_dst), or
-                of each item of the batch, (*batch,), whose destinations then share it. The finer
+            reward: The higher the better; it is detached. Of each destination, (*batch, num_dst),
+                or of each item of the batch, (*batch,), whose destinations then share it. The finer
                 it is, the less noise there is in the gradient.
 
         Returns:
