@@ -1,6 +1,7 @@
 """Pictures of attention: over images, and over text."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,21 @@ def attention_over_text(path: Path, model: ga.models.GPT, graph: ga.Graph, held_
         viz.attention_matrix(weights[block, :, head], among, labels, ax)
         ax.images[0].set_clim(0, 1)
         ax.set(xlabel="", ylabel="", title=f"block {block + 1}, head {head + 1}")
+    return save(figure, path)
+
+
+def alignments(
+    path: Path, title: str, parts: dict[str, tuple[Tensor, list[str], list[str]]]
+) -> str:
+    """What rows attend to in columns, by title: weights (rows, columns), and labels of both."""
+    figure = Figure(figsize=(12.5, 4.2 * math.ceil(len(parts) / 2)), layout="constrained")
+    figure.suptitle(title)
+    for place, (name, (weights, rows, columns)) in enumerate(parts.items()):
+        axes = figure.add_subplot(math.ceil(len(parts) / 2), 2, place + 1)
+        viz.alignment(weights, columns, rows, axes)
+        axes.set(aspect="auto", title=name)
+        axes.tick_params("x", rotation=0)
+    figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="weight", shrink=0.5)
     return save(figure, path)
 
 

@@ -56,7 +56,7 @@ KINDS: dict[str, dict[str, Callable]] = {
         "top8": lambda: TopK(8),
         "Gumbel": lambda: ga.nn.GumbelSoftmax(),
         "argmax": lambda: "argmax",
-        "REINFORCE": lambda: ga.nn.Reinforce(),
+        "REINFORCE": lambda: ga.nn.Reinforce(entropy=0.01),
     },
 }
 
@@ -94,7 +94,7 @@ def learn(steps: int, device: Any, part: str, name: str, seed: int, seconds: flo
         losses = F.cross_entropy(scores.transpose(1, 2), labels[asked], reduction="none")
         loss = losses.mean()
         if isinstance(draws := model.attention.normalizer, ga.nn.Reinforce):
-            loss = loss + draws.surrogate(-losses.mean(dim=1))
+            loss = loss + draws.surrogate(-losses)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -32,7 +32,8 @@ from graphattn.segments import (
 )
 from tests.oracle import ISOLATED, NONE, PARALLEL, shuffled
 
-GRAPHS = [ISOLATED, PARALLEL, NONE, shuffled(ga.causal(6)), ga.bipartite(3, 0), ga.bipartite(0, 3)]
+GRAPHS = [ISOLATED, PARALLEL, NONE, shuffled(ga.causal(6)), ga.sliding_window(5, 0)]
+GRAPHS += [ga.bipartite(3, 0), ga.bipartite(0, 3)]
 over_graphs = pytest.mark.parametrize("graph", GRAPHS, ids=str)
 
 
@@ -289,10 +290,22 @@ def test_reinforce_counts_every_glimpse_once() -> None:
     for _ in range(3):
         attention(x, x, x, ga.complete(4), normalizer=hard)
     assert len(hard.drawn) == 3
-    with pytest.raises(ValueError, match=r"reward must be \(5,\), \(\*batch\), got \(4,\)"):
+    with pytest.raises(ValueError, match=r"\(\*batch, num_dst\) is \(5, 4\), got \(4,\)"):
         hard.surrogate(torch.zeros(4))
     hard.surrogate(torch.zeros(5))
     assert not hard.drawn
+
+
+def test_reinforce_rewards_items_or_destinations() -> None:
+    x = torch.randn(5, 4, 2, 3, requires_grad=True)
+    grads = []
+    for shape in ((5,), (5, 4)):
+        torch.manual_seed(0)
+        hard = ga.nn.Reinforce()
+        attention(x, x, x, ga.complete(4), normalizer=hard)
+        reward = torch.arange(5.0).view(5, *(1,) * (len(shape) - 1)).expand(shape)
+        grads += torch.autograd.grad(hard.surrogate(reward), x)
+    torch.testing.assert_close(grads[0], 4 * grads[1])  # a mean over 5 rewards, or over 20
 
 
 # --- modules --------------------------------------------------------------------------------------

@@ -208,8 +208,10 @@ def backward_of(
         torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)
     ]
     for x, dims, need in zip((call.bias, call.edge_key, call.edge_value), (2, 3, 3), needed[3:]):
-        wanted = x is not None and need
-        grads.append(x.new_empty((*call.batch, *x.shape[-dims:])) if wanted else None)
+        if x is None or not need:
+            grads.append(None)
+        else:
+            grads.append(x.new_empty((*call.batch, *x.shape[-dims:])))
     weight_parts = None
     if needed[6]:
         programs = query.shape[-3] + len(call.rows.part)

@@ -1,17 +1,19 @@
 """Layers: modules with parameters, built on `graphattn.attention` and on nothing below it."""
 
 from graphattn.biases import ALiBi
+from graphattn.nn.alignment import GlobalAttention, LocalAttention
 from graphattn.nn.attention import GraphAttention
 from graphattn.nn.biases import RelativePositionBias, ShortestPathBias, T5Bias
 from graphattn.nn.encodings import laplacian_encoding, random_walk_encoding
 from graphattn.nn.hopfield import HopfieldNetwork, hebbian_weights, projection_weights
+from graphattn.nn.intra import LSTMN, IntraAttention
 from graphattn.nn.lookup import LookupAttention, nadaraya_watson
 from graphattn.nn.memory import ExternalMemory
 from graphattn.nn.modern_hopfield import ModernHopfield
 from graphattn.nn.normalizers import GumbelSoftmax, Reinforce, SinkSoftmax
 from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
 from graphattn.nn.scores import GAT, Additive, Bilinear, Concat, Cosine, GATv2, Location
-from graphattn.nn.transformer import TransformerBlock, post_norm, pre_norm
+from graphattn.nn.transformer import DecoderBlock, TransformerBlock, post_norm, pre_norm
 
 __all__ = [
     "ALiBi",
@@ -19,13 +21,18 @@ __all__ = [
     "Bilinear",
     "Concat",
     "Cosine",
+    "DecoderBlock",
     "ExternalMemory",
     "GAT",
     "GATv2",
+    "GlobalAttention",
     "GraphAttention",
     "GumbelSoftmax",
     "HopfieldNetwork",
+    "IntraAttention",
+    "LSTMN",
     "LearnedPositions",
+    "LocalAttention",
     "Location",
     "LookupAttention",
     "ModernHopfield",

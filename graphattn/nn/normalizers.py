@@ -90,7 +90,7 @@ class Reinforce(nn.Module):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, got {decay!r}")
         self.decay, self.entropy = decay, entropy
-        self.drawn: list[tuple[Tensor, Tensor]] = []  # log-probability and entropy, each (*batch,)
+        self.drawn: list[tuple[Tensor, Tensor]] = []  # log-probability, entropy: (*batch, num_dst)
         self.register_buffer("baseline", torch.zeros(()))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
@@ -102,7 +102,7 @@ class Reinforce(nn.Module):
         weights, log_prob = sample(logits, csr)  # log_prob (…, num_dst, heads)
         p = softmax(logits, csr)
         spread = segment_sum(-p * p.clamp(min=torch.finfo(p.dtype).tiny).log(), csr, dim=-2)
-        self.drawn.append((log_prob.sum((-2, -1)), spread.sum((-2, -1))))
+        self.drawn.append((log_prob.sum(-1), spread.sum(-1)))
         return weights
 
     def surrogate(self, reward: Tensor) -> Tensor:
@@ -112,24 +112,31 @@ class Reinforce(nn.Module):
         moves the average, and forgets the draws.
 
         Args:
-            reward: Of each item of the batch, (*batch,), the higher the better; it is detached.
+            reward: The higher the better; it is detached. Of each destination, (*batch, num_dst),
+                or of each item of the batch, (*batch,), whose destinations then share it. The finer
+                it is, the less noise there is in the gradient.
 
         Returns:
-            A scalar: the mean over the batch.
+            A scalar: the mean over the rewards.
 
         Raises:
             RuntimeError: If nothing was drawn since the last call.
-            ValueError: If the reward has another shape than the batch.
+            ValueError: If the reward is of another shape than the draws.
         """
         if not self.drawn:
             raise RuntimeError("nothing was drawn yet: call attention first, in training mode")
-        log_prob, spread = (torch.stack(parts).sum(0) for parts in zip(*self.drawn))
-        if reward.shape != log_prob.shape:
+        shapes = {tuple(log_prob.shape) for log_prob, _ in self.drawn}
+        shared = reward.shape == self.drawn[0][0].shape[:-1]
+        if not shared and shapes != {tuple(reward.shape)}:
             raise ValueError(
-                f"reward must be {tuple(log_prob.shape)}, (*batch), got {tuple(reward.shape)}"
+                f"reward must be (*batch, num_dst) or (*batch,), where (*batch, num_dst) is "
+                f"{' and '.join(map(str, shapes))}, got {tuple(reward.shape)}"
             )
+        log_prob, spread = (
+            sum(part.sum(-1) if shared else part for part in parts) for parts in zip(*self.drawn)
+        )
         self.drawn = []
-        reward = reward.detach().to(log_prob.dtype)
+        reward = reward.detach().to(self.baseline.dtype)
         average = torch.where(self.started, self.baseline, reward.mean())
         self.baseline.copy_(self.decay * average + (1 - self.decay) * reward.mean())
         self.started.fill_(True)

@@ -1,4 +1,4 @@
-"""The transformer block, with the graph as an argument."""
+"""The transformer blocks, with the graphs as arguments."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graphattn.biases import PairBias
 from graphattn.graphs import Graph
 from graphattn.nn.attention import GraphAttention
 
@@ -102,3 +103,80 @@ class TransformerBlock(nn.Module):
 
         x = self.residual(x, self.attention_norm, attend)
         return self.residual(x, self.mlp_norm, lambda y: self.dropout(self.mlp(y)))
+
+
+class DecoderBlock(nn.Module):
+    """Attention to oneself, to a context, then a perceptron; all residual and normalized first.
+
+    Vaswani et al. 2017, section 3.1 and figure 1 on the right, in the pre-norm form of Xiong et al.
+    2020, figure 1b.
+
+    Args:
+        dim: Width of every node.
+        heads: Number of attention heads, of either attention.
+        context_dim: Width of the context's nodes; dim by default.
+        mlp_ratio: Width of the perceptron's hidden layer over dim.
+        dropout: Probability of dropping a weight of attention, and an output of each part.
+        norm: Makes a normalization of a width; `torch.nn.LayerNorm` or `torch.nn.RMSNorm`.
+        bias, positions: Of the attention among the nodes, as in `GraphAttention`.
+        attention: Further arguments of both `GraphAttention`s.
+
+    Example:
+        >>> import torch
+        >>> from graphattn import bipartite, causal, nn
+        >>> block = nn.DecoderBlock(32, heads=4)
+        >>> x, context = torch.randn(2, 5, 32), torch.randn(2, 7, 32)
+        >>> block(x, causal(5), context, bipartite(5, 7)).shape
+        torch.Size([2, 5, 32])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        context_dim: int | None = None,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        bias: PairBias | None = None,
+        positions: Callable[[Tensor], Tensor] | None = None,
+        **attention: Any,
+    ) -> None:
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        attention["dropout"] = dropout
+        self.attention_norm = norm(dim)
+        self.attention = GraphAttention(dim, heads, bias=bias, positions=positions, **attention)
+        self.cross_norm = norm(dim)
+        self.cross = GraphAttention(dim, heads, context_dim=context_dim, **attention)
+        self.mlp_norm = norm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, graph: Graph, context: Tensor, cross_graph: Graph) -> Tensor:
+        """Let the nodes of `x` attend to each other, and then to the context.
+
+        Args:
+            x: (*batch, num_dst, dim).
+            graph: Who attends to whom among the nodes of `x`.
+            context: (*batch, num_src, context_dim).
+            cross_graph: Who attends to whom from the nodes of `x` to those of the context.
+
+        Returns:
+            (*batch, num_dst, dim).
+
+        Raises:
+            ValueError: If a shape does not fit the layer or a graph.
+        """
+        x = self.attend(x, graph)
+        x = x + self.dropout(self.cross(self.cross_norm(x), cross_graph, context))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+    def attend(self, x: Tensor, graph: Graph) -> Tensor:
+        """The first part alone, the attention among the nodes of `x`."""
+        return x + self.dropout(self.attention(self.attention_norm(x), graph))
+
+    def cross_weights(self, x: Tensor, graph: Graph, context: Tensor, cross_graph: Graph) -> Tensor:
+        """The weight of every edge of `cross_graph`, (*batch, E, heads), for `forward`'s inputs."""
+        return self.cross.weights(self.cross_norm(self.attend(x, graph)), cross_graph, context)
