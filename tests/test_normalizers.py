@@ -296,6 +296,34 @@ def test_reinforce_counts_every_glimpse_once() -> None:
     assert not hard.drawn
 
 
+def test_reinforce_forgets_what_can_not_be_learned() -> None:
+    hard, x = ga.nn.Reinforce(), torch.randn(5, 4, 2, 3, requires_grad=True)
+    with torch.no_grad():
+        attention(x, x, x, ga.complete(4), normalizer=hard)
+    assert not hard.drawn
+
+
+@pytest.mark.parametrize("other", [(1, 4, 2, 3), (8, 4, 2, 3), (4, 2, 3)])
+def test_reinforce_refuses_draws_of_two_batches(other: tuple[int, ...]) -> None:
+    """A sum of both would be an error of torch's, or would broadcast."""
+    hard, last = ga.nn.Reinforce(), torch.randn(5, 4, 2, 3)
+    for x in (last, torch.randn(other)):
+        attention(x, x, x, ga.complete(4), normalizer=hard)
+    for shape in ((5,), (5, 4)):
+        with pytest.raises(ValueError, match=r"\(5, 4\).*, got .* drawn.clear\(\)"):
+            hard.surrogate(torch.zeros(shape))
+    hard.drawn.clear()
+    attention(last, last, last, ga.complete(4), normalizer=hard)
+    hard.surrogate(torch.zeros(5))
+
+
+def test_reinforce_shares_a_reward_among_graphs_of_two_sizes() -> None:
+    hard, x = ga.nn.Reinforce(), torch.randn(5, 4, 2, 3)
+    attention(x, x, x, ga.complete(4), normalizer=hard)
+    attention(x[:, :2], x, x, ga.bipartite(2, 4), normalizer=hard)
+    assert hard.surrogate(torch.zeros(5)).shape == ()
+
+
 def test_reinforce_rewards_items_or_destinations() -> None:
     x = torch.randn(5, 4, 2, 3, requires_grad=True)
     grads = []

@@ -100,6 +100,8 @@ class Reinforce(nn.Module):
 
     def _draw(self, logits: Tensor, csr: CSR) -> Tensor:
         weights, log_prob = sample(logits, csr)  # log_prob (…, num_dst, heads)
+        if not torch.is_grad_enabled():  # nothing can be learned of it
+            return weights
         p = softmax(logits, csr)
         spread = segment_sum(-p * p.clamp(min=torch.finfo(p.dtype).tiny).log(), csr, dim=-2)
         self.drawn.append((log_prob.sum(-1), spread.sum(-1)))
@@ -109,7 +111,7 @@ class Reinforce(nn.Module):
         """What to add to the loss: its gradient is minus that of the expected reward.
 
         Each call counts all draws since the last one, those of several glimpses for instance,
-        moves the average, and forgets the draws.
+        moves the average, and forgets the draws. Draws under `torch.no_grad()` do not count.
 
         Args:
             reward: The higher the better; it is detached. Of each destination, (*batch, num_dst),
@@ -126,11 +128,12 @@ class Reinforce(nn.Module):
         if not self.drawn:
             raise RuntimeError("nothing was drawn yet: call attention first, in training mode")
         shapes = {tuple(log_prob.shape) for log_prob, _ in self.drawn}
-        shared = reward.shape == self.drawn[0][0].shape[:-1]
+        shared = {shape[:-1] for shape in shapes} == {tuple(reward.shape)}
         if not shared and shapes != {tuple(reward.shape)}:
             raise ValueError(
                 f"reward must be (*batch, num_dst) or (*batch,), where (*batch, num_dst) is "
-                f"{' and '.join(map(str, shapes))}, got {tuple(reward.shape)}"
+                f"{' and '.join(map(str, sorted(shapes)))}, got {tuple(reward.shape)}; call it "
+                "once for each batch, and drawn.clear() for a batch that has no reward"
             )
         log_prob, spread = (
             sum(part.sum(-1) if shared else part for part in parts) for parts in zip(*self.drawn)
