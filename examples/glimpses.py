@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from canvas import GRID, MARGIN, TILE
+from canvas import GRID, MARGIN, SIDE, TILE
 from checkpoints import write_json
 from drawings import BLUE, ORANGE
 from heatmaps import save
@@ -76,15 +76,19 @@ def looks(path: Path, canvas: Tensor, true: list[int], shown: dict[str, dict]) -
         shown: By the name of the normalizer: "weights" (n, glimpses, patches) and "read_as" (n,).
     """
     n, glimpses = torch.tensor(next(iter(shown.values()))["weights"]).shape[:2]
-    figure = Figure(figsize=(1.2 * glimpses * n + 0.6, 1.4 * len(shown) + 0.7))
+    figure = Figure(figsize=(1.25 * glimpses * n + 0.8, 1.4 * len(shown) + 0.6))
     figure.set_layout_engine("constrained")
-    figure.suptitle("Where each glimpse looks: orange the weights, framed the pixels of one patch")
-    for image, part in enumerate(figure.subfigures(1, n, squeeze=False)[0]):
-        axes = part.subplots(len(shown), glimpses, squeeze=False)
-        for row, (kind, seen) in zip(axes, shown.items()):
-            show_glimpses(row, 1 - canvas[image], torch.tensor(seen["weights"][image]))
-            row[glimpses // 2].set_xlabel(f"a {true[image]}, read as {seen['read_as'][image]}")
-            row[0].set_ylabel(kind if image == 0 else "")
+    figure.suptitle("What each glimpse reads: orange the weights, framed the pixels of one patch")
+    widths = ([1] * glimpses + [0.1]) * n  # with a gap after each image
+    axes = figure.subplots(len(shown), len(widths), width_ratios=widths, squeeze=False)
+    for row, (kind, seen) in zip(axes, shown.items()):
+        row[0].set_ylabel(kind)
+        for image, read_as in enumerate(seen["read_as"]):
+            first = image * (glimpses + 1)
+            weights = torch.tensor(seen["weights"][image])
+            show_glimpses(row[first : first + glimpses], 1 - canvas[image], weights)
+            row[first + glimpses // 2].set_xlabel(f"a {true[image]}, read as {read_as}")
+            row[first + glimpses].axis("off")
     return save(figure, path)
 
 
@@ -93,11 +97,20 @@ def show_glimpses(row: Sequence[Axes], image: Tensor, weights: Tensor) -> None:
     graph = ga.bipartite(*weights.shape)
     for glimpse, ax in enumerate(row):
         viz.attention_over_image(image, weights.flatten(), graph, glimpse, GRID, ax)
+        ax.images[-1].set_clim(0, 1)
         ax.set_title("")
+        ax.set_frame_on(True)
+        ax.spines[:].set_color("silver")
         if (weights[glimpse] > 0).sum() == 1:
-            y, x = (TILE * place for place in divmod(int(weights[glimpse].argmax()), GRID[1]))
-            corner, side = (x - MARGIN - 0.5, y - MARGIN - 0.5), TILE + 2 * MARGIN
-            ax.add_patch(Rectangle(corner, side, side, fill=False, color=BLUE, linewidth=1.5))
+            y, x = divmod(int(weights[glimpse].argmax()), GRID[1])
+            (top, bottom), (left, right) = span(y), span(x)
+            corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
+            ax.add_patch(Rectangle(corner, *size, fill=False, color=BLUE, linewidth=2))
+
+
+def span(place: int) -> tuple[int, int]:
+    """The first pixel of a patch along an axis, and the one behind its last."""
+    return max(TILE * place - MARGIN, 0), min(TILE * (place + 1) + MARGIN, SIDE)
 
 
 def learning(path: Path, curves: dict[str, list]) -> str:
