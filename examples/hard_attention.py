@@ -72,7 +72,7 @@ class Reader(nn.Module):
         value = self.places(self.read(patches))[:, :, None]
         state, queries = canvas.new_zeros(len(canvas), DIM), []
         for _ in range(GLIMPSES):
-            query = 2 * self.query(self.norm(state))[:, None, None]  # (batch, 1, 1, DIM)
+            query = self.query(self.norm(state))[:, None, None]  # (batch, 1, 1, DIM)
             seen = ga.attention(query, key, value, PATCHES, normalizer=self.normalizer)
             state, queries = state + seen.flatten(1), [*queries, query]
         return self.head(self.norm(state)), torch.cat(queries, dim=1), key
