@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy
 import torch
 from canvas import GRID, MARGIN, SIDE, TILE
 from checkpoints import write_json
@@ -123,11 +124,12 @@ def learning(path: Path, curves: dict[str, list]) -> str:
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     ax = figure.subplots()
     for color, (name, seeds) in zip(COLORS, curves.items()):
-        steps = [step for step, _ in seeds[0]]
-        accuracy = torch.tensor([[right for _, right in curve] for curve in seeds])
-        low, high = accuracy.aminmax(dim=0)
+        steps, _ = zip(*min(seeds, key=lambda curve: curve[-1][0]))  # --seconds end some earlier
+        accuracy = numpy.array([numpy.interp(steps, *zip(*curve)) for curve in seeds])
         ax.plot(steps, accuracy.mean(0), color=color, label=name)
-        ax.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+        ax.fill_between(
+            steps, accuracy.min(0), accuracy.max(0), color=color, alpha=0.2, linewidth=0
+        )
     ax.set(
         xlabel="training steps", ylabel="held-out digits read right", ylim=(0, 1), xlim=(0, None)
     )

@@ -180,3 +180,13 @@ def test_one_patch_is_framed():
     (frame,) = ax[0].patches
     assert frame.get_bbox().bounds == (5.5, 1.5, 8, 8)  # of the tile in row 1, column 2
     assert not ax[1].patches
+
+
+def test_seeds_may_end_at_different_steps(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(glimpses, "save", lambda figure, path: drawn.update({path: figure}))
+    curves = {"soft": [[(10, 0.1), (20, 0.3), (30, 0.5)], [(15, 0.4)], [(20, 0.7), (25, 0.9)]]}
+    glimpses.learning(tmp_path, curves)
+    (line,) = drawn[tmp_path].axes[0].lines
+    assert line.get_xdata().tolist() == [15]
+    assert line.get_ydata().tolist() == [pytest.approx((0.2 + 0.4 + 0.7) / 3)]
