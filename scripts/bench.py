@@ -20,6 +20,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+import bench_scores
 import bench_sparse
 import torch
 import torch.nn.functional as F
@@ -148,6 +149,7 @@ SUITES = {
     "windows": windows_suite,
     "crossover": crossover_suite,
     "sparse": bench_sparse.suite,
+    "scores": bench_scores.suite,
     "import": import_suite,
 }
 

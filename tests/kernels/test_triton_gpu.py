@@ -12,6 +12,7 @@ import graphattn as ga
 from graphattn import attention, attention_weights, explain
 from graphattn.graphs import rows
 from graphattn.kernels.fused import attend_op
+from graphattn.normalizers import Softmax
 from graphattn.scores import Additive
 from tests.oracle import random_edges
 
@@ -105,13 +106,20 @@ def calls(graph: ga.Graph):
         "features": lambda q, k, v: attend(q, k, v, edge_key=feature, edge_value=feature),
         "additive": lambda q, k, v: attend(q, k, v, score=score),
         "dropout": lambda q, k, v: attend(q, k, v, dropout=0.1),
+        "sink": lambda q, k, v: attend(q, k, v, normalizer=Softmax(0.5), softcap=20.0),
+        "sigmoid": lambda q, k, v: attend(q, k, v, normalizer="sigmoid"),
+        "own": lambda q, k, v: attend(q, k, v, score=distance, normalizer="mean"),
         "weights": lambda q, k, v: (
             attention_weights(q, k, graph, kernel="triton") @ v.new_ones(heads, 1)
         ),
     }
 
 
-FEATURES = ["plain", "bias", "features", "additive", "dropout", "weights"]
+def distance(q_i: Tensor, k_j: Tensor, edge: Tensor) -> Tensor:
+    return -(q_i - k_j).square().mean(-1)
+
+
+FEATURES = ["plain", "bias", "features", "additive", "dropout", "sink", "sigmoid", "own", "weights"]
 
 
 @pytest.mark.parametrize("name", FEATURES)
