@@ -124,12 +124,12 @@ def learning(path: Path, curves: dict[str, list]) -> str:
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     ax = figure.subplots()
     for color, (name, seeds) in zip(COLORS, curves.items()):
-        steps, _ = zip(*min(seeds, key=lambda curve: curve[-1][0]))  # --seconds end some earlier
-        accuracy = numpy.array([numpy.interp(steps, *zip(*curve)) for curve in seeds])
-        ax.plot(steps, accuracy.mean(0), color=color, label=name)
-        ax.fill_between(
-            steps, accuracy.min(0), accuracy.max(0), color=color, alpha=0.2, linewidth=0
-        )
+        points = [numpy.array(curve).T for curve in seeds]  # of each seed, (2, points)
+        steps, _ = min(points, key=lambda curve: curve[0, -1])  # with --seconds they may differ
+        accuracy = numpy.array([numpy.interp(steps, *curve) for curve in points])
+        low, high = accuracy.min(axis=0), accuracy.max(axis=0)
+        ax.plot(steps, accuracy.mean(axis=0), color=color, label=name)
+        ax.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
     ax.set(
         xlabel="training steps", ylabel="held-out digits read right", ylim=(0, 1), xlim=(0, None)
     )
