@@ -121,7 +121,7 @@ def learning(path: Path, curves: dict[str, list]) -> str:
         path: Of the picture.
         curves: By the name of a normalizer, one list of (step, accuracy) for each seed.
     """
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
     ax = figure.subplots()
     for color, (name, seeds) in zip(COLORS, curves.items()):
         points = [numpy.array(curve).T for curve in seeds]  # of each seed, (2, points)
@@ -133,8 +133,8 @@ def learning(path: Path, curves: dict[str, list]) -> str:
     ax.set(
         xlabel="training steps", ylabel="held-out digits read right", ylim=(0, 1), xlim=(0, None)
     )
-    ax.set_title(f"Glimpses learn to read: mean and range of {len(seeds)} seeds")
+    ax.set_title("Glimpses learn to read: mean and range of the seeds")
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
-    ax.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside right center", frameon=False)
     return save(figure, path)
