@@ -89,7 +89,7 @@ softmax = Softmax()
 
 
 def sigmoid(logits: Tensor, csr: CSR) -> Tensor:
-    """`1 / (1 + exp(-s_ij))`, each edge for itself (Ramapuram et al. 2024, eq. 3).
+    """`1 / (1 + exp(-s_ij))`, each edge for itself (Ramapuram et al. 2024, section 2).
 
     They add a bias of -log n, so that n sources begin with a weight of about 1 together.
 
@@ -210,7 +210,7 @@ COMPILED_STEPS = 30  # of Newton's method, where nobody may look whether it has 
 
 @dataclass(frozen=True)
 class TopK:
-    """Softmax over the k highest scores of every destination (Zhao et al. 2019, section 3.1).
+    """Softmax over the k highest scores of every destination (Zhao et al. 2019).
 
     Args:
         k: How many edges of each destination remain, at most.
