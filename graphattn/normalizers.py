@@ -131,7 +131,7 @@ def mean(logits: Tensor, csr: CSR) -> Tensor:
 
 
 def sparsemax(logits: Tensor, csr: CSR) -> Tensor:
-    """`max(s_ij - t_i, 0)`, where t_i makes the sum 1 (Martins and Astudillo 2016, eq. 4).
+    """`max(s_ij - t_i, 0)`, where t_i makes the sum 1 (Martins and Astudillo 2016, proposition 1).
 
     Example:
         >>> from graphattn import complete
@@ -142,7 +142,7 @@ def sparsemax(logits: Tensor, csr: CSR) -> Tensor:
 
 
 def entmax15(logits: Tensor, csr: CSR) -> Tensor:
-    """`max(s_ij / 2 - t_i, 0)^2`, where t_i makes the sum 1 (Peters et al. 2019, eq. 7, alpha 1.5).
+    """`max(s_ij / 2 - t_i, 0)^2`, where t_i makes the sum 1 (Peters et al. 2019, section 3).
 
     Between softmax (alpha 1) and sparsemax (alpha 2).
 

@@ -182,7 +182,9 @@ class Concat(nn.Module):
 
 
 class Location(nn.Module):
-    """`<q_i, w_j>`: what is asked of a place, whatever stands there (Luong et al. 2015, section 3.1).
+    """`<q_i, w_j>`: what is asked of a place, whatever stands there.
+
+    "location" in Luong et al. 2015, section 3.1.
 
     Args:
         num_nodes: The largest number of sources.
