@@ -89,7 +89,7 @@ softmax = Softmax()
 
 
 def sigmoid(logits: Tensor, csr: CSR) -> Tensor:
-    """`1 / (1 + exp(-s_ij))`, each edge for itself (Ramapuram et al. 2024, eq. 3).
+    """`1 / (1 + exp(-s_ij))`, each edge for itself (Ramapuram et al. 2024, section 2).
 
     They add a bias of -log n, so that n sources begin with a weight of about 1 together.
 
@@ -131,7 +131,7 @@ def mean(logits: Tensor, csr: CSR) -> Tensor:
 
 
 def sparsemax(logits: Tensor, csr: CSR) -> Tensor:
-    """`max(s_ij - t_i, 0)`, where t_i makes the sum 1 (Martins and Astudillo 2016, eq. 4).
+    """`max(s_ij - t_i, 0)`, where t_i makes the sum 1 (Martins and Astudillo 2016, proposition 1).
 
     Example:
         >>> from graphattn import complete
@@ -142,7 +142,7 @@ def sparsemax(logits: Tensor, csr: CSR) -> Tensor:
 
 
 def entmax15(logits: Tensor, csr: CSR) -> Tensor:
-    """`max(s_ij / 2 - t_i, 0)^2`, where t_i makes the sum 1 (Peters et al. 2019, eq. 7, alpha 1.5).
+    """`max(s_ij / 2 - t_i, 0)^2`, where t_i makes the sum 1 (Peters et al. 2019, section 3).
 
     Between softmax (alpha 1) and sparsemax (alpha 2).
 
@@ -210,7 +210,7 @@ COMPILED_STEPS = 30  # of Newton's method, where nobody may look whether it has 
 
 @dataclass(frozen=True)
 class TopK:
-    """Softmax over the k highest scores of every destination (Zhao et al. 2019, section 3.1).
+    """Softmax over the k highest scores of every destination (Zhao et al. 2019).
 
     Args:
         k: How many edges of each destination remain, at most.

@@ -136,7 +136,7 @@ class Cosine:
 
 @dataclass(frozen=True, eq=False)
 class Bilinear:
-    """`q_i W k_j` (Luong et al. 2015, eq. 8, "general").
+    """`q_i W k_j` (Luong et al. 2015, section 3.1, "general").
 
     Args:
         weight: `W` of each head, (heads, query_dim, key_dim).
@@ -162,9 +162,10 @@ class Bilinear:
 
 @dataclass(frozen=True, eq=False)
 class Concat:
-    """`<a, tanh(W [q_i; k_j])>` (Luong et al. 2015, eq. 8, "concat"; Bahdanau et al. 2015, A.1.2).
+    """`<a, tanh(W [q_i; k_j])>`, additive with a matrix of its own.
 
-    The matrix in its two halves, `W [q; k] = U q + V k`: each is applied once a node, not a pair.
+    "concat" in Luong et al. 2015, section 3.1; Bahdanau et al. 2015, A.1.2. The matrix comes in its
+    two halves, `W [q; k] = U q + V k`: each is applied once a node, not once a pair.
 
     Args:
         query_weight: `U` of each head, (heads, query_dim, hidden).
@@ -237,7 +238,9 @@ class GAT:
 
 @dataclass(frozen=True, eq=False)
 class Location:
-    """`<q_i, w_j>`: what is asked of a place, whatever stands there (Luong et al. 2015, eq. 9).
+    """`<q_i, w_j>`: what is asked of a place, whatever stands there.
+
+    "location" in Luong et al. 2015, section 3.1.
 
     Args:
         weight: A vector `w_j` for each source, (nodes, kv_heads, head_dim). If there are fewer

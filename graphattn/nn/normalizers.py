@@ -68,8 +68,8 @@ class Reinforce(nn.Module):
     moving average of earlier rewards: add `surrogate(reward)` to the loss.
 
     Args:
-        decay: Of the moving average, as eq. 12 has it with 0.9.
-        entropy: Weight of the entropy, which keeps draws from becoming sure too soon (eq. 13).
+        decay: Of the moving average, 0.9 in the paper.
+        entropy: Weight of the entropy, which keeps draws from becoming sure too soon.
 
     Attributes:
         baseline: The moving average of rewards.

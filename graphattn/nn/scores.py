@@ -46,7 +46,7 @@ class Cosine(nn.Module):
 
 
 class Bilinear(nn.Module):
-    """`q_i W k_j` (Luong et al. 2015, eq. 8, "general").
+    """`q_i W k_j` (Luong et al. 2015, section 3.1, "general").
 
     Args:
         heads: Number of query heads.
@@ -145,7 +145,7 @@ class GAT(nn.Module):
 
 
 class Concat(nn.Module):
-    """`<a, tanh(W [q_i; k_j])>` (Luong et al. 2015, eq. 8, "concat") of any queries and keys.
+    """`<a, tanh(W [q_i; k_j])>` (Luong et al. 2015, section 3.1, "concat") of any queries and keys.
 
     Args:
         heads: Number of query heads.
@@ -182,7 +182,9 @@ class Concat(nn.Module):
 
 
 class Location(nn.Module):
-    """`<q_i, w_j>`: what is asked of a place, whatever stands there (Luong et al. 2015, eq. 9).
+    """`<q_i, w_j>`: what is asked of a place, whatever stands there.
+
+    "location" in Luong et al. 2015, section 3.1.
 
     Args:
         num_nodes: The largest number of sources.
