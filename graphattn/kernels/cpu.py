@@ -264,7 +264,7 @@ BACKENDS["cpu"] = Backend(forward_of, weights_of, backward_of, half=False, cut=F
 
 KERNEL = Kernel(
     name="cpu",
-    why="the graph is sparse; edges are gathered, weighed and summed in one pass each way",
+    why="edges are gathered, weighed and summed in one pass each way, and nothing of them is kept",
     unsupported=unsupported,
     run=partial(attend, backend="cpu"),
     weights=partial(attend, backend="cpu"),

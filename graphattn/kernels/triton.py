@@ -415,7 +415,7 @@ BACKENDS["triton"] = Backend(forward_of, weights_of, backward_of, half=True, cut
 
 KERNEL = Kernel(
     name="triton",
-    why="the graph is sparse; edges are gathered, weighed and summed in one pass each way",
+    why="edges are gathered, weighed and summed in one pass each way, and nothing of them is kept",
     unsupported=unsupported,
     run=partial(attend, backend="triton"),
     weights=partial(attend, backend="triton"),
