@@ -86,7 +86,7 @@ def test_auto_picks(graph: ga.Graph, kernel: str) -> None:
     assert explain(*inputs(graph, heads=4, kv_heads=1), graph).kernel == kernel
 
 
-@pytest.mark.parametrize("graph", [ga.causal(9), MIXED, ga.prefix(9, 4), SPARSE], ids=str)
+@pytest.mark.parametrize("graph", [ga.causal(9), MIXED, ga.prefix(9, 4)], ids=str)
 @pytest.mark.parametrize(
     "options",
     [
@@ -95,12 +95,15 @@ def test_auto_picks(graph: ga.Graph, kernel: str) -> None:
     ],
     ids=["own score", "own normalizer"],
 )
-def test_what_users_write_runs_fused(graph: ga.Graph, options) -> None:
-    plan = explain(*inputs(graph), graph, **options)
-    assert plan.kernel == "cpu"
-    assert "it runs on a GPU" in plan.rejected.pop("triton")
-    assert "cpu stands before it" in plan.rejected.pop("reference")
-    assert all("dot products and softmax only" in why for why in plan.rejected.values())
+def test_what_users_write_runs_fused_if_it_is_worth_it(graph: ga.Graph, options) -> None:
+    for batch, kernel in ((1, "reference"), (2000, "cpu")):
+        tensors = [x.expand(batch, *x.shape) for x in inputs(graph)]
+        plan = explain(*tensors, graph, **options)
+        assert plan.kernel == kernel
+        assert "it runs on a GPU" in plan.rejected.pop("triton")
+        other = plan.rejected.pop("cpu" if kernel == "reference" else "reference")
+        assert ("so few that gathering" if kernel == "reference" else "cpu stands before") in other
+        assert all("dot products and softmax only" in why for why in plan.rejected.values())
 
 
 @pytest.mark.parametrize("options", [{"softcap": 5.0}, {"normalizer": Softmax(0.0)}], ids=str)

@@ -24,6 +24,7 @@ from graphattn.kernels.fused import (
     Edges,
     attend,
     beyond_fused,
+    is_fused,
     sink_gradient,
 )
 from graphattn.kernels.problem import Kernel, Problem
@@ -31,6 +32,9 @@ from graphattn.kernels.threads import run_on_threads
 
 # Multiply-adds below which waking another thread takes longer than the work.
 WORTH_A_THREAD = 300_000
+# Weights from which on a score or a normalizer is computed between calls of the kernel: where both
+# took the same time for most normalizers, forward and backward, on a window of 4 heads.
+WORTH_SEVERAL_CALLS = 16_000
 # Dimensions whose loops are unrolled: each is compiled on its own, all others share one loop.
 UNROLLED = (8, 16, 32, 64, 128)
 
@@ -44,6 +48,13 @@ def unsupported(problem: Problem) -> str | None:
     if problem.query.device.type != "cpu":
         return f"it runs on the CPU, and the tensors are on {problem.query.device}"
     return beyond_fused(problem) or numba_is_missing()
+
+
+def declines(problem: Problem) -> str | None:
+    number = problem.graph.num_edges * problem.query.shape[:-3].numel() * problem.heads
+    if is_fused(problem) or number >= WORTH_SEVERAL_CALLS:
+        return None
+    return f"{number:,} weights are so few that gathering takes less time than calls to and fro"
 
 
 @constant_when_compiled
@@ -268,4 +279,5 @@ KERNEL = Kernel(
     unsupported=unsupported,
     run=partial(attend, backend="cpu"),
     weights=partial(attend, backend="cpu"),
+    declines=declines,
 )

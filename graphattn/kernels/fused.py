@@ -142,6 +142,11 @@ def beyond_fused(problem: Problem) -> str | None:
     return None
 
 
+def is_fused(problem: Problem) -> bool:
+    """Whether one call of the operator computes all of it."""
+    return isinstance(problem.score, Dot | Additive) and _mode(problem.normalizer) is not None
+
+
 def _mode(normalizer: Normalizer) -> str | None:
     """The name of a normalizer that the operator knows."""
     if isinstance(normalizer, Softmax):
