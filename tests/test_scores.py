@@ -258,7 +258,11 @@ def test_modules_are_trained_along(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize("score", ["cosine", "uniform", Bilinear(torch.randn(4, 8, 8))], ids=str)
+@pytest.mark.parametrize(
+    "score",
+    ["cosine", "uniform", Bilinear(torch.randn(4, 8, 8))],
+    ids=["cosine", "uniform", "bilinear"],
+)
 def test_dot_products_of_transformed_nodes_run_dense(score: str | Score) -> None:
     x = torch.randn(2, 64, 4, 8)
     assert ga.explain(x, x, x, ga.complete(64), score=score).kernel == "dense"
