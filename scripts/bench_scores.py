@@ -17,6 +17,9 @@ from graphattn import normalizers, scores
 
 NODES, EDGES, HEADS, DIM = 20_000, 400_000, 4, 32
 
+Map = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Of queries and keys of nodes to others."""
+
 Logits = Callable[[Tensor, Tensor], Tensor]
 """Of gathered queries and keys (E, heads, dim): (E, heads)."""
 
@@ -45,19 +48,24 @@ def capped(q_i: Tensor, k_j: Tensor) -> Tensor:
     return 5.0 * torch.tanh(dot(q_i, k_j) / 5.0)
 
 
-def usual(index: Tensor, logits: Logits, weights: Weights) -> Call:
-    """The formula as it is usually written."""
+def usual(index: Tensor, nodes: Map, logits: Logits, weights: Weights) -> Call:
+    """The formula as it is usually written: what can be done to nodes is done before the gather."""
     src, dst = index
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        w = weights(logits(q.index_select(0, dst), k.index_select(0, src)), dst)
+        x, y = nodes(q, k)
+        w = weights(logits(x.index_select(0, dst), y.index_select(0, src)), dst)
         return torch.zeros_like(q).index_add(0, dst, w[..., None] * v.index_select(0, src))
 
     return call
 
 
+def as_they_are(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    return q, k
+
+
 def suite(device: torch.device, rounds: int) -> list[Row]:
-    """Every kind that is fused in a way of its own."""
+    """Every kind that is fused in a way of its own; those with compiled peers once more, last."""
     index = random_edges(NODES, EDGES)
     graph = ga.from_edges(index, NODES)
     torch.manual_seed(1)
@@ -65,9 +73,6 @@ def suite(device: torch.device, rounds: int) -> list[Row]:
 
     def per_head(x: Tensor) -> Tensor:
         return torch.einsum("ehd,hdf->ehf", x, matrix)
-
-    def concat(q_i: Tensor, k_j: Tensor) -> Tensor:
-        return ((per_head(q_i) + per_head(k_j)).tanh() * vector).sum(-1)
 
     def ours(**options: Any) -> Call:
         return lambda q, k, v: ga.attention(q, k, v, graph, **options)
@@ -80,35 +85,44 @@ def suite(device: torch.device, rounds: int) -> list[Row]:
     csr = graph.csr()
     concat_score = scores.Concat(matrix, matrix, vector)
     sink = normalizers.Softmax(1.0)
-    cases: list[tuple[str, Call, Logits, Weights]] = [
-        ("cosine", ours(score="cosine"), lambda q, k: F.cosine_similarity(q, k, dim=-1), softmax),
-        (
-            "bilinear",
-            ours(score=scores.Bilinear(matrix)),
-            lambda q, k: (per_head(q) * k).sum(-1),
-            softmax,
-        ),
-        ("concat", ours(score=concat_score), concat, softmax),
-        ("a user's function", ours(score=distance), distance, softmax),
-        ("soft-capping", ours(softcap=5.0), capped, softmax),
-        ("a sink", ours(normalizer=sink), dot, lambda s, dst: softmax(s, dst, 1.0)),
-        ("sigmoid", ours(normalizer="sigmoid"), dot, lambda s, _: s.sigmoid()),
-        ("none", ours(normalizer="none"), dot, lambda s, _: s),
-        # Here both sides take the same function; ours is fused around it.
-        *(
-            (name, ours(normalizer=name), dot, by_rows(normalizers.NORMALIZERS[name]))
-            for name in ("sparsemax", "entmax15", "argmax")
-        ),
+    cosine: tuple[Map, Logits] = (
+        lambda q, k: (F.normalize(q, dim=-1), F.normalize(k, dim=-1)),
+        lambda q_i, k_j: (q_i * k_j).sum(-1),
+    )
+    bilinear: tuple[Map, Logits] = (
+        lambda q, k: (per_head(q), k),
+        lambda q_i, k_j: (q_i * k_j).sum(-1),
+    )
+    concat: tuple[Map, Logits] = (
+        lambda q, k: (per_head(q), per_head(k)),
+        lambda q_i, k_j: ((q_i + k_j).tanh() * vector).sum(-1),
+    )
+    plain: tuple[Map, Logits] = (as_they_are, dot)
+    cases: list[tuple[str, Call, Map, Logits, Weights]] = [
+        ("cosine", ours(score="cosine"), *cosine, softmax),
+        ("bilinear", ours(score=scores.Bilinear(matrix)), *bilinear, softmax),
+        ("concat", ours(score=concat_score), *concat, softmax),
+        ("a user's function", ours(score=distance), as_they_are, distance, softmax),
+        ("soft-capping", ours(softcap=5.0), as_they_are, capped, softmax),
+        ("a sink", ours(normalizer=sink), *plain, lambda s, dst: softmax(s, dst, 1.0)),
+        ("sigmoid", ours(normalizer="sigmoid"), *plain, lambda s, _: s.sigmoid()),
+        ("none", ours(normalizer="none"), *plain, lambda s, _: s),
+    ]
+    # Here both sides take the same function; ours is fused around it.
+    same = [
+        (name, ours(normalizer=name), *plain, by_rows(normalizers.NORMALIZERS[name]))
+        for name in ("sparsemax", "entmax15", "argmax")
     ]
     rows = []
-    for name, mine, logits, weights in cases:
-        theirs = usual(index, logits, weights)
-        rows += compare(
-            f"{name}, {NODES:,} nodes, {EDGES:,} edges, {HEADS} x {DIM}",
-            leaves(NODES, HEADS, DIM, device=device),
-            mine,
-            {"gather and scatter": theirs},
-            bound={},
-            rounds=max(3, rounds // 3),
-        )
+    for peer, some in (("gather and scatter", cases + same), ("the same, compiled", cases)):
+        for name, mine, nodes, logits, weights in some:
+            theirs = usual(index, nodes, logits, weights)
+            rows += compare(
+                f"{name}, {NODES:,} nodes, {EDGES:,} edges, {HEADS} x {DIM}",
+                leaves(NODES, HEADS, DIM, device=device),
+                mine,
+                {peer: torch.compile(theirs) if "compiled" in peer else theirs},
+                bound={},
+                rounds=max(3, rounds // 3),
+            )
     return rows
