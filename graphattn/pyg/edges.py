@@ -52,6 +52,27 @@ def looped(graph: Graph) -> Looped:
     return Looped(from_edges(index, num_src=graph.num_src, num_dst=graph.num_dst), kept)
 
 
+def node_pair(x: Any) -> tuple[Tensor, Tensor | None]:
+    """Features of sources and destinations, (nodes, channels) each; a tensor is both.
+
+    Raises:
+        ValueError: If there are others than two dimensions.
+    """
+    x_src, x_dst = (x, x) if isinstance(x, Tensor) else x
+    for nodes in (x_src, x_dst):
+        if nodes is not None and nodes.ndim != 2:
+            raise ValueError(f"x must be (nodes, channels), got the shape {tuple(nodes.shape)}")
+    return x_src, x_dst
+
+
+def both_nodes(x: Any) -> tuple[Tensor, Tensor]:
+    """The same, if none is missing; else a ValueError."""
+    x_src, x_dst = node_pair(x)
+    if x_dst is None:
+        raise ValueError("x must hold destinations, too, got a pair with None; pass (x_src, x_dst)")
+    return x_src, x_dst
+
+
 def read_edges(
     edge_index: Any, edge_attr: Tensor | None, like: Tensor, num_src: int, num_dst: int
 ) -> Edges:

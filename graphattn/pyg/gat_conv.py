@@ -14,7 +14,7 @@ from torch_geometric.utils import is_torch_sparse_tensor
 from torch_geometric.utils.sparse import set_sparse_value
 
 from graphattn.attention import attention, attention_weights
-from graphattn.pyg.edges import Edges, read_edges, with_loops
+from graphattn.pyg.edges import Edges, both_nodes, node_pair, read_edges, with_loops
 from graphattn.pyg.fallback import for_pyg, keep_templates, why_never, why_not_now
 from graphattn.scores import Additive
 
@@ -83,9 +83,7 @@ class GATv2Conv(pyg.GATv2Conv):
             return super().forward(x, index, edge_attr, return_attention_weights)
         if edge_attr is not None and self.lin_edge is None:
             raise ValueError("edge_attr is given, but the layer was built without edge_dim")
-        x_src, x_dst = (x, x) if isinstance(x, Tensor) else x
-        if x_dst is None:
-            raise ValueError("x must hold destinations, too, got a pair with None")
+        x_src, x_dst = both_nodes(x)
         edges = _edges(self, edge_index, edge_attr, (x_src, x_dst), None)
         key = _split(self, self.lin_l(x_src))
         shared = self.share_weights and isinstance(x, Tensor)
@@ -143,7 +141,7 @@ class GATConv(pyg.GATConv):
         if _goes_pygs_way(self, edge_index, return_attention_weights):
             index = for_pyg(edge_index)
             return super().forward(x, index, edge_attr, size, return_attention_weights)
-        x_src, x_dst = (x, x) if isinstance(x, Tensor) else x
+        x_src, x_dst = node_pair(x)
         edges = _edges(self, edge_index, edge_attr, (x_src, x_dst), size)
         maps: Any = (self.lin_src, self.lin_dst) if self.lin is None else (self.lin, self.lin)
         sent = heard = _split(self, maps[0](x_src))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_geometric import nn as pyg
 
 from graphattn.attention import attention, attention_weights
-from graphattn.pyg.edges import Edges, read_edges
+from graphattn.pyg.edges import Edges, both_nodes, read_edges
 from graphattn.pyg.fallback import for_pyg, keep_templates, why_never, why_not_now
 
 
@@ -69,7 +69,7 @@ class TransformerConv(pyg.TransformerConv):
         ):
             index = for_pyg(edge_index)
             return super().forward(x, index, edge_attr, return_attention_weights)
-        x_src, x_dst = (x, x) if isinstance(x, Tensor) else x
+        x_src, x_dst = both_nodes(x)
         edges = read_edges(edge_index, edge_attr, x_src, len(x_src), len(x_dst))
         edge = self._edge_features(edges)
         query = self._split(self.lin_query(x_dst))

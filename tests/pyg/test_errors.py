@@ -52,9 +52,18 @@ def test_features_that_nobody_asked_for() -> None:
         pyg.GATv2Conv(DIM, HEAD_DIM)(X, INDEX, ATTR)
 
 
-def test_no_destinations() -> None:
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_no_destinations(name: str) -> None:
     with pytest.raises(ValueError, match="must hold destinations"):
-        pyg.GATv2Conv((DIM, DIM), HEAD_DIM)((X, None), INDEX)
+        getattr(pyg, name)((DIM, DIM), HEAD_DIM)((X, None), INDEX)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_of_nodes(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"x must be \(nodes, channels\), got the shape \(1, 5, 6\)"
+    ):
+        getattr(pyg, name)(DIM, HEAD_DIM)(X[None], INDEX)
 
 
 def test_another_size() -> None:
