@@ -20,6 +20,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+import bench_pyg
 import bench_scores
 import bench_sparse
 import torch
@@ -150,6 +151,7 @@ SUITES = {
     "crossover": crossover_suite,
     "sparse": bench_sparse.suite,
     "scores": bench_scores.suite,
+    "pyg": bench_pyg.suite,
     "import": import_suite,
 }
 

@@ -152,15 +152,20 @@ class Graph(ABC):
         """Whether tensors define the graph; a graph that is a rule works on any device."""
         return _stores_tensors(self)
 
-    def to(self, device: torch.device | str) -> Graph:
-        """The same graph on another device; a graph already there is returned as it is."""
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Graph:
+        """The same graph on another device; a graph already there is returned as it is.
+
+        Args:
+            device: Where to.
+            non_blocking: As in `torch.Tensor.to`, whose arguments containers of tensors pass.
+        """
         device = torch.device(device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
         if device == self._device:
             return self
         key = f"{KEPT}to_{device.type}_{device.index}"
-        self.keep(key, _moved, device)
+        self.keep(key, _moved, device, non_blocking)
         return getattr(self, key)
 
     # Algebra: joined graphs are sets of pairs, without parallel edges; renumbered ones keep them
@@ -264,10 +269,10 @@ def _stores_tensors(graph: Graph) -> bool:
     )
 
 
-def _moved(graph: Graph, device: torch.device) -> Graph:
+def _moved(graph: Graph, device: torch.device, non_blocking: bool) -> Graph:
     def move(value: Any) -> Any:
         if isinstance(value, Tensor | Graph):
-            return value.to(device)
+            return value.to(device, non_blocking=non_blocking)
         if type(value) is dict:
             return {name: move(item) for name, item in value.items()}
         return tuple(move(item) for item in value) if type(value) is tuple else value

@@ -1,0 +1,83 @@
+"""Graphs made of an `edge_index` are kept as long as it lives, so that it is sorted once."""
+
+from __future__ import annotations
+
+from threading import RLock
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from graphattn.graphs import Graph, from_edges
+
+
+class Entry(NamedTuple):
+    """The graph of an edge_index, and what the tensor was like when it was made."""
+
+    state: tuple[object, ...]
+    graph: Graph
+
+
+class GraphCache:
+    """The graphs of the last edge_index tensors, found again by the identity of the tensor.
+
+    A graph is taken again only if the tensor is the same object, none of torch's operations wrote
+    into it since (its version), its memory and shape are the same, and so are the numbers of nodes.
+    It goes when the tensor goes. What torch can't see, a write through numpy or through `.data`, is
+    not noticed: `clear()` after it.
+
+    Args:
+        limit: Number of graphs that are kept, the latest used; 0 keeps none. It may be set at any
+            time.
+
+    Example:
+        >>> import torch
+        >>> cache, index = GraphCache(), torch.tensor([[0, 1], [1, 2]])
+        >>> graph = cache.graph(index, num_src=3, num_dst=3)
+        >>> cache.graph(index, num_src=3, num_dst=3) is graph
+        True
+        >>> index[0, 0] = 2
+        >>> cache.graph(index, num_src=3, num_dst=3) is graph
+        False
+    """
+
+    def __init__(self, limit: int = 64) -> None:
+        self.limit = limit
+        self._entries: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._lock = RLock()  # an entry may go while its own thread holds the lock
+
+    def graph(self, edge_index: Tensor, *, num_src: int, num_dst: int) -> Graph:
+        """The graph of an edge_index (2, E), made now or before.
+
+        Raises:
+            TypeError, ValueError, IndexError: As `from_edges`.
+        """
+        if self.limit < 1 or edge_index.is_inference():  # which has no version
+            return from_edges(edge_index, num_src=num_src, num_dst=num_dst)
+        state = _state(edge_index, num_src, num_dst)
+        with self._lock:
+            entry = self._entries.pop(edge_index, None)
+        if entry is None or entry.state != state:
+            entry = Entry(state, from_edges(edge_index, num_src=num_src, num_dst=num_dst))
+        with self._lock:
+            while len(self._entries) >= self.limit:
+                del self._entries[next(iter(self._entries))]
+            self._entries[edge_index] = entry  # behind all others: the latest
+        return entry.graph
+
+    def clear(self) -> None:
+        """Forget all graphs."""
+        with self._lock:
+            self._entries.clear()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _state(index: Tensor, num_src: int, num_dst: int) -> tuple[object, ...]:
+    place = (index.data_ptr(), index.shape, index.stride(), index.dtype, index.device)
+    return (index._version, num_src, num_dst, *place)
+
+
+graph_cache = GraphCache()
+"""The cache of all layers. `graph_cache.limit = 0` switches it off."""
