@@ -117,6 +117,7 @@ def suite(device: torch.device, rounds: int) -> list[Row]:
     for peer, some in (("gather and scatter", cases + same), ("the same, compiled", cases)):
         for name, mine, nodes, logits, weights in some:
             theirs = usual(index, nodes, logits, weights)
+            torch.compiler.reset()  # of one function, few forms are compiled; then it runs as it is
             rows += compare(
                 f"{name}, {NODES:,} nodes, {EDGES:,} edges, {HEADS} x {DIM}",
                 leaves(NODES, HEADS, DIM, device=device),
