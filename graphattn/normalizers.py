@@ -50,6 +50,9 @@ class Softmax:
             (heads,), learned (gpt-oss) or given, or a number for all. 0 is "off by one" (Miller
             2023). None is none.
 
+    Raises:
+        ValueError: When it is used, if the sink is not finite or does not fit the heads.
+
     Example:
         >>> from graphattn import complete
         >>> Softmax(sink=0.0)(torch.zeros(4, 1), complete(2).csr())[:, 0].tolist()
@@ -58,8 +61,8 @@ class Softmax:
 
     sink: float | Tensor | None = None
 
-    def check(self, heads: int) -> None:
-        """Raise unless the sink fits so many heads."""
+    def check(self, heads: int, device: torch.device) -> None:
+        """Raise ValueError unless the sink fits so many heads on this device."""
         sink = self.sink
         if isinstance(sink, Tensor):
             if sink.shape != (heads,) or not sink.is_floating_point():
@@ -67,19 +70,23 @@ class Softmax:
                     f"sink must be a number or a floating tensor (heads,), here ({heads},), got "
                     f"{tuple(sink.shape)} of {sink.dtype}"
                 )
+            if sink.device != device:
+                raise ValueError(
+                    f'sink is on {sink.device} but query on {device}; use sink.to("{device}")'
+                )
         elif sink is not None and (not isinstance(sink, int | float) or not abs(sink) < math.inf):
             raise ValueError(f"sink must be a finite number or a tensor (heads,), got {sink!r}")
 
-    def sink_of(self, logits: Tensor) -> Tensor | None:
-        """The sink as a tensor like logits (…, heads), (heads,)."""
+    def sink_of(self, heads: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """The sink as a tensor (heads,): as it is given, or of this dtype and on this device."""
         if isinstance(self.sink, Tensor) or self.sink is None:
             return self.sink
-        return logits.new_full(logits.shape[-1:], self.sink)
+        return torch.full((heads,), self.sink, dtype=dtype, device=device)
 
     def __call__(self, logits: Tensor, csr: CSR) -> Tensor:
-        self.check(logits.shape[-1])
+        self.check(logits.shape[-1], logits.device)
         weights, log_sum_exp = segment_softmax(logits, csr)
-        if (sink := self.sink_of(logits)) is None:
+        if (sink := self.sink_of(logits.shape[-1], logits.dtype, logits.device)) is None:
             return weights
         share = torch.sigmoid(log_sum_exp - sink.to(logits.dtype))  # (…, num_dst, heads)
         return weights * share.index_select(-2, csr.row)

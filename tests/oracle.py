@@ -85,7 +85,7 @@ def dense_softmax(rows: Tensor, _: Any) -> Tensor:
 
 def dense_sink(rows: Tensor, normalizer: Any) -> Tensor:
     """Softmax with one more slot."""
-    sink = torch.as_tensor(normalizer.sink).to(rows.dtype).expand(rows[..., :1, :].shape)
+    sink = torch.as_tensor(normalizer.sink, dtype=rows.dtype).expand(rows[..., :1, :].shape)
     return torch.cat([rows, sink], -2).softmax(-2)[..., :-1, :]
 
 
@@ -264,7 +264,7 @@ class Case:
     bias: None, or words of "tensor", "one head", "batched", "function", "holes" (some -inf),
         "dead row" (all edges of some destinations -inf), "wide" (float32 always).
     score: "dot", "tanh", "leaky_relu" or "function".
-    normalizer: A name, or "sink", "off by one", "top 2".
+    normalizer: A name, or "sink", "off by one", "given sink", "top 2".
     edges: Features of edges, words of "key", "value", "batched".
     spread: Factor of the queries, a power of two; at 4096 logits reach 1e4, of both signs.
     """
@@ -377,7 +377,8 @@ def _score(case: Case, leaf) -> Any:
 def _normalizer(case: Case, leaf) -> Any:
     if case.normalizer == "sink":
         return Softmax(leaf("sink", case.heads))
-    return {"off by one": Softmax(0.0), "top 2": TopK(2)}.get(case.normalizer, case.normalizer)
+    numbers = {"off by one": Softmax(0.0), "given sink": Softmax(0.1), "top 2": TopK(2)}
+    return numbers.get(case.normalizer, case.normalizer)
 
 
 def _bias(case: Case, graph: Graph, leaf) -> Any:
@@ -618,6 +619,7 @@ CASES = [
             ("sink, bias with dead rows", {"normalizer": "sink", "bias": "tensor, dead row"}),
             ("sink, large logits", {"normalizer": "sink", "spread": 4096}),
             ("off by one", {"normalizer": "off by one", "score": "function"}),
+            ("given sink", {"normalizer": "given sink"}),
             ("soft-capping", {"softcap": 0.7, "batch": (2,), "bias": "tensor, holes"}),
             ("soft-capping, large logits", {"softcap": 8e3, "spread": 4096}),
             ("soft-capping, tanh", {"softcap": 0.7, "score": "tanh", "edges": "key"}),

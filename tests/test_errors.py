@@ -213,6 +213,10 @@ SHAPES = {
         lambda: call(normalizer=Softmax(x(3))),
         r"sink must be a number or a floating tensor \(heads,\), here \(4,\), got \(3,\)",
     ),
+    "sink elsewhere": (
+        lambda: call(normalizer=Softmax(x(4, device="meta"))),
+        r"sink is on meta but query on cpu; use sink.to\(\"cpu\"\)",
+    ),
     "infinite sink": (
         lambda: call(normalizer=Softmax(math.inf)),
         "sink must be a finite number or a tensor",

@@ -247,12 +247,10 @@ def _bias(problem: Problem) -> Tensor | None:
 
 
 def _sink(problem: Problem) -> Tensor | None:
-    normalizer = problem.normalizer
-    if not isinstance(normalizer, Softmax) or normalizer.sink is None:
+    if not isinstance(problem.normalizer, Softmax):
         return None
-    if isinstance(normalizer.sink, Tensor):
-        return normalizer.sink
-    return torch.full((problem.heads,), normalizer.sink, device=problem.query.device)
+    wide = torch.promote_types(problem.query.dtype, torch.float32)
+    return problem.normalizer.sink_of(problem.heads, wide, problem.query.device)
 
 
 def sink_gradient(call: Call, stats: Tensor, delta: Tensor) -> Tensor | None:

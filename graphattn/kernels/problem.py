@@ -131,7 +131,7 @@ def check(problem: Problem) -> Problem:
     if cap is not None and (not isinstance(cap, int | float) or not 0 < cap < math.inf):
         raise ValueError(f"softcap must be a positive finite float or None, got {cap!r}")
     if isinstance(problem.normalizer, Softmax):
-        problem.normalizer.check(problem.heads)
+        problem.normalizer.check(problem.heads, query.device)
     if not isinstance(problem.dropout, int | float) or not 0 <= problem.dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, got {problem.dropout!r}")
     return problem
