@@ -2,6 +2,7 @@
 
 from graphattn import models, nn, normalizers, scores
 from graphattn.attention import attention, attention_weights, explain
+from graphattn.features import Projected
 from graphattn.graphs import (
     Graph,
     axial,
@@ -50,6 +51,7 @@ __all__ = [
     "attention_weights",
     "explain",
     "Plan",
+    "Projected",
     "normalizers",
     "scores",
     # built on it

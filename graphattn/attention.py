@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from graphattn.biases import Bias
+from graphattn.features import Features, Projected
 from graphattn.graphs import Graph
 from graphattn.kernels.problem import Problem, autocast, check, check_tensor
 from graphattn.normalizers import Normalizer, NormalizerModule, as_normalizer
@@ -22,8 +23,8 @@ def attention(
     *,
     score: str | Score | ScoreModule = "dot",
     bias: Bias | None = None,
-    edge_key: Tensor | None = None,
-    edge_value: Tensor | None = None,
+    edge_key: Features | None = None,
+    edge_value: Features | None = None,
     normalizer: str | Normalizer | NormalizerModule = "softmax",
     scale: float | None = None,
     softcap: float | None = None,
@@ -48,7 +49,8 @@ def attention(
         bias: Added to the scores: a tensor (E, heads) in the edge order of the graph, or a function
             `(dst, src) -> (pairs, heads)` of two int64 tensors (pairs,). -inf switches an edge off.
         edge_key: Features of the edges, added to the keys that travel along them (Shaw et al. 2018,
-            eq. 4): (E, kv_heads, head_dim) in the edge order of the graph, of the dtype of query.
+            eq. 4): (E, kv_heads, head_dim) in the edge order of the graph, of the dtype of query;
+            or `Projected`, a linear map of smaller ones.
         edge_value: The same for the values (eq. 3), (E, kv_heads, value_dim).
         normalizer: "softmax", "sigmoid", "none", "mean", "sparsemax", "entmax15", "argmax", one of
             `graphattn.normalizers`, a module of `graphattn.nn` that has one, or a function
@@ -87,7 +89,7 @@ def attention_weights(
     *,
     score: str | Score | ScoreModule = "dot",
     bias: Bias | None = None,
-    edge_key: Tensor | None = None,
+    edge_key: Features | None = None,
     normalizer: str | Normalizer | NormalizerModule = "softmax",
     scale: float | None = None,
     softcap: float | None = None,
@@ -133,8 +135,8 @@ def explain(
     *,
     score: str | Score | ScoreModule = "dot",
     bias: Bias | None = None,
-    edge_key: Tensor | None = None,
-    edge_value: Tensor | None = None,
+    edge_key: Features | None = None,
+    edge_value: Features | None = None,
     normalizer: str | Normalizer | NormalizerModule = "softmax",
     scale: float | None = None,
     softcap: float | None = None,
@@ -168,7 +170,7 @@ def explain(
 def _problem(
     nodes: tuple[Tensor, Tensor, Tensor],
     graph: Graph,
-    edges: tuple[Bias | None, Tensor | None, Tensor | None],
+    edges: tuple[Bias | None, Features | None, Features | None],
     score: str | Score | ScoreModule,
     normalizer: str | Normalizer | NormalizerModule,
     scale: float | None,
@@ -180,7 +182,7 @@ def _problem(
         check_tensor(name, tensor)
     bias, *features = edges
     for name, tensor in zip(("edge_key", "edge_value"), features):
-        if tensor is not None:
+        if tensor is not None and not isinstance(tensor, Projected):
             check_tensor(name, tensor, "E")
     query, key, value, edge_key, edge_value = autocast(*nodes, *features)
     score = as_score(score)

@@ -294,7 +294,7 @@ def as_score(score: str | Score | ScoreModule) -> Score:
     return cast(Score, score)
 
 
-def lowered(score: Score, query: Tensor, key: Tensor, edge_key: Tensor | None) -> Lowered:
+def lowered(score: Score, query: Tensor, key: Tensor, edge_key: object | None) -> Lowered:
     """Queries, keys and score in a form that kernels know, if there is one.
 
     Features of edges come between the keys and the score, and only `Dot` and `Additive` are taken

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import graphattn as ga
-from graphattn import Graph
+from graphattn import Graph, Projected
 from graphattn.normalizers import Softmax, TopK
 from graphattn.plan import KERNELS
 from graphattn.scores import Additive
@@ -66,7 +66,7 @@ def dense_attention(
     w = w[..., dst, src, copy, :]
     if edge_value is not None:
         listens = (dst == torch.arange(graph.num_dst)[:, None]).to(w.dtype)  # (num_dst, E)
-        values = w[..., None] * every_head(edge_value, q)
+        values = w[..., None] * every_head(written_out(edge_value), q)
         out = out + torch.einsum("ie,...ehd->...ihd", listens, values)
     return Truth(out, w, rows.logsumexp(-2))
 
@@ -172,7 +172,7 @@ def edge_logits(
     if score == "dot":
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     if edge_key is not None:
-        q_i, k_j = q[..., dst, :, :], k[..., src, :, :] + every_head(edge_key, q)
+        q_i, k_j = q[..., dst, :, :], k[..., src, :, :] + every_head(written_out(edge_key), q)
         pairs = _pair_score(score, q_i, k_j)
     elif score == "dot":
         pairs = torch.einsum("...ihd,...jhd->...ijh", q, k)[..., dst, src, :]
@@ -205,6 +205,13 @@ def _pair_score(score: Any, q_i: Tensor, k_j: Tensor) -> Tensor:
 def every_head(x: Tensor, q: Tensor) -> Tensor:
     """Key heads repeated for the query heads of their group."""
     return x.repeat_interleave(q.shape[-2] // x.shape[-2], dim=-2)
+
+
+def written_out(features: Any) -> Tensor:
+    """Features of edges, (…, E, kv_heads, dim)."""
+    if isinstance(features, Tensor):
+        return features
+    return torch.einsum("...ec,hdc->...ehd", features.features, features.weight)
 
 
 @cache
@@ -265,7 +272,8 @@ class Case:
         "dead row" (all edges of some destinations -inf), "wide" (float32 always).
     score: "dot", "tanh", "leaky_relu" or "function".
     normalizer: A name, or "sink", "off by one", "given sink", "top 2".
-    edges: Features of edges, words of "key", "value", "batched".
+    edges: Features of edges, words of "key", "value", "batched", "projected", "apart" (each from
+        features of its own).
     spread: Factor of the queries, a power of two; at 4096 logits reach 1e4, of both signs.
     """
 
@@ -345,7 +353,12 @@ def draw(
         options["bias"] = _bias(case, graph, leaf)
     batch = case.batch if "batched" in case.edges else ()
     for name, dim in (("key", case.head_dim), ("value", value_dim)):
-        if name in case.edges:
+        if name in case.edges and "projected" in case.edges:
+            kind = f"edge for {name}" if "apart" in case.edges else "edge"
+            features = leaves[kind] if kind in leaves else leaf(kind, *batch, graph.num_edges, 3)
+            weight = leaf(f"edge_{name}", kv_heads, dim, 3)
+            options[f"edge_{name}"] = Projected(features, weight)
+        elif name in case.edges:
             shape = (*batch, graph.num_edges, kv_heads, dim)
             options[f"edge_{name}"] = leaf(f"edge_{name}", *shape)
     grad_out = torch.randn((*query[:-1], value_dim), generator=generator, dtype=torch.float64)
@@ -479,7 +492,7 @@ def _sizes(case: Case, dtype: torch.dtype, w: Tensor) -> dict[str, float]:
         w = slope = w * (1 + large + row_sum(w * large))
     v_j = every_head(v, q)[..., src, :, :]
     if edge_value is not None:
-        v_j = v_j + every_head(edge_value, q)
+        v_j = v_j + every_head(written_out(edge_value), q)
     out = torch.zeros_like(grad_out).index_add(-3, dst, w[..., None] * v_j)
     grad_w = (grad_out[..., dst, :, :] * v_j).sum(-1)  # (*batch, E, heads)
     grad_logits = slope * (grad_w + row_sum(w * grad_w))
@@ -615,6 +628,15 @@ CASES = [
             ("edge features, tanh", {"edges": "key value batched", "batch": (2,), "score": "tanh"}),
             ("edge features, leaky_relu", {"edges": "key", "score": "leaky_relu", "heads": 4}),
             ("edge features, own score", {"edges": "key value", "score": "function"}),
+            ("projected", {"edges": "key value projected", "batch": (2,)}),
+            ("projected keys", {"edges": "key projected batched", "batch": (2, 3), "kv_heads": 1}),
+            ("projected values", {"edges": "value projected", "value_dim": 5, "bias": "tensor"}),
+            ("projected, apart", {"edges": "key value projected apart", "normalizer": "sink"}),
+            ("projected, tanh", {"edges": "key value projected", "score": "tanh", "softcap": 0.7}),
+            (
+                "projected, sparsemax",
+                {"edges": "key value projected", "normalizer": "sparsemax", "value_dim": 5},
+            ),
             ("sink", {"normalizer": "sink", "batch": (2,), "heads": 4, "kv_heads": 2}),
             ("sink, bias with dead rows", {"normalizer": "sink", "bias": "tensor, dead row"}),
             ("sink, large logits", {"normalizer": "sink", "spread": 4096}),

@@ -76,6 +76,10 @@ DTYPES = {
         lambda: call(edge_value=x(13, 4, 8, dtype=torch.float64)),
         "query and edge_value must have one dtype, got torch.float32 and torch.float64",
     ),
+    "projected features without a weight": (
+        lambda: call(edge_key=ga.Projected(x(13, 3), None)),  # pyright: ignore
+        "edge_key.weight must be a tensor, got NoneType",
+    ),
     "boolean bias": (lambda: call(bias=x(13, 4, dtype=torch.bool)), "got torch.bool"),
     "bias returns integers": (
         lambda: call(bias=lambda dst, src: (dst - src)[:, None]),
@@ -164,6 +168,14 @@ SHAPES = {
     "features of other edges": (
         lambda: call(edge_key=x(12, 4, 8)),
         r"edge_key must have shape \(13, 4, 8\), .* in edge order, .* got \(12, 4, 8\)",
+    ),
+    "projected features of other edges": (
+        lambda: call(edge_key=ga.Projected(x(12, 3), x(4, 8, 3))),
+        r"edge_key.features must have shape \(13, edge_dim\), .* got \(12, 3\)",
+    ),
+    "projected features of another width": (
+        lambda: call(edge_value=ga.Projected(x(13, 3), x(4, 8, 2))),
+        r"edge_value.weight must have shape \(4, 8, 3\), .* got \(4, 8, 2\)",
     ),
     "features of query heads": (
         lambda: call(k=x(5, 2, 8), v=x(5, 2, 3), edge_value=x(13, 4, 3)),

@@ -76,21 +76,20 @@ def _jit() -> Any:
 def forward_of(call: Call) -> tuple[Tensor, Tensor]:
     launch, query, value = Launch(call), call.query, call.value
     shape, rows = launch.shape, launch.rows
-    out = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    out = query.new_empty((*query.shape[:-1], value.shape[-1] + shape.edge_dim))
     # Without softmax, the maximum counts as 0 and the sum as 1.
     stats = query.new_empty((*query.shape[:-2], 2, query.shape[-2]))
     if call.normalizer != "softmax":
         stats[..., 0, :], stats[..., 1, :] = 0, 1
     slots = launch.slots(rows)
-    sizes = (slots * shape.heads * size for size in (shape.value_dim, 2))
+    sizes = (slots * shape.heads * size for size in (out.shape[-1], 2))
     parts = [numpy.empty(size, launch.inputs.query.dtype) for size in sizes]
     arrays = [_flat(out), _flat(stats), *parts]
     launch(_jit().forward(launch.form), rows, rows, launch.inputs, *arrays)
     if slots and call.normalizer == "softmax":
         _jit().merge_softmax(shape, rows, *arrays)
     elif slots:
-        width = shape.heads * shape.value_dim
-        _jit().merge_sum(shape.batch, rows, width, arrays[0], parts[0])
+        _jit().merge_sum(shape.batch, rows, shape.heads * out.shape[-1], arrays[0], parts[0])
     return out, stats
 
 
@@ -119,37 +118,49 @@ def backward_of(
     nothing = NOTHING[query.dtype]
     given = (None, None, grad) if of_weights else (grad, result, None)
     rows_known = query.new_empty((*query.shape[:-2], 3, query.shape[-2]))
+    by_source = needed[1] or needed[2]
+    hands_over = by_source and call.listed and (of_weights or has_own_tensors(call))
+    handed = query.new_empty((*call.batch, shape.num_edges, 2, shape.heads)) if hands_over else None
+    form = launch.form._replace(plain=launch.form.plain and not of_weights)
     arrays = jit.Gradients(
         *(
             nothing if x is None else _flat(x.contiguous())
-            for x in (*given, stats, rows_known, *grads)
+            for x in (*given, stats, rows_known, handed, *grads)
         )
     )
     if of_weights and call.normalizer == "softmax":
         whole = _flat(result.contiguous())
         most = -(-shape.batch * shape.num_dst // jit.UNIT)
         run_on_threads(jit.weigh_gradients, most, _counter(), shape, rows, whole, arrays)
-    slots, size = launch.slots(rows), shape.heads * shape.head_dim
+    slots, size = launch.slots(rows), shape.heads * query.shape[-1]
     part = numpy.empty(slots * size, nothing.dtype)
-    launch(jit.by_destination(launch.form), rows, rows, launch.inputs, arrays, part)
+    launch(jit.by_destination(form), rows, rows, launch.inputs, arrays, part)
     if slots:
         jit.merge_sum(shape.batch, rows, size, arrays.query, part)
-    if needed[1] or needed[2]:
+    if by_source:
         slots = launch.slots(columns)
         sizes = [shape.kv_heads * size for size in (shape.head_dim, shape.value_dim)]
         parts = [numpy.empty(slots * size, nothing.dtype) for size in sizes]
-        kernel = jit.by_source(launch.form)
+        kernel = jit.by_source(form)
         launch(kernel, columns, rows, columns, launch.inputs, arrays, *parts)
         for size, whole, part in zip(sizes, (arrays.key, arrays.value), parts):
             if slots:
                 jit.merge_sum(shape.batch, columns, size, whole, part)
-    *of_nodes, of_bias, of_edge_key, of_edge_value, of_weight = grads
-    shared = ((of_bias, call.bias), (of_edge_key, call.edge_key), (of_edge_value, call.edge_value))
+    of_nodes, of_edges, of_weight = grads[:3], grads[3:7], grads[7]
+    shared = (call.bias, call.edge_key, call.edge_value, call.edge)
     of_edges = (
-        None if x_grad is None or x is None else x_grad.sum_to_size(x.shape) for x_grad, x in shared
+        None if x_grad is None or x is None else x_grad.sum_to_size(x.shape)
+        for x_grad, x in zip(of_edges, shared)
     )
-    of_sink = sink_gradient(call, stats, rows_known[..., 2, :]) if needed[7] else None
+    of_sink = sink_gradient(call, stats, rows_known[..., 2, :]) if needed[8] else None
     return [*of_nodes, *of_edges, None if of_weight is None else of_weight.sum(0), of_sink]
+
+
+def has_own_tensors(call: Call) -> bool:
+    """Whether edges have numbers of their own, which a pass by source finds in no order."""
+    return any(
+        x is not None for x in (call.bias, call.edge_key, call.edge_value, call.edge, call.seed)
+    )
 
 
 class Launch:
@@ -164,16 +175,17 @@ class Launch:
             num_src=key.shape[-3],
             heads=query.shape[-2],
             kv_heads=key.shape[-2],
-            head_dim=query.shape[-1],
+            head_dim=key.shape[-1],
             value_dim=value.shape[-1],
+            edge_dim=0 if call.edge is None else call.edge.shape[-1],
             num_edges=int(call.rows.ptr[-1]),
         )
         self.rows, self.columns = (_of_rows(edges) for edges in (call.rows, call.columns))
         single = query.dtype == torch.float32
-        dims = (query.shape[-1], value.shape[-1])
-        unrolled = (dim if single and dim in UNROLLED else 0 for dim in dims)
-        extras = (call.bias, call.edge_key, call.edge_value, call.seed, call.softcap or None)
-        plain = all(x is None for x in extras)
+        dims = (key.shape[-1], value.shape[-1], self.shape.edge_dim)
+        unrolled = [dim if single and dim in UNROLLED else 0 for dim in dims]
+        unrolled[2] = -1 if call.edge is None else unrolled[2]
+        plain = not (has_own_tensors(call) or call.softcap)
         named = (jit.SCORES.index(call.score), jit.NORMALIZERS.index(call.normalizer))
         self.form = jit.Form(*named, *unrolled, call.listed, plain)
         number = numpy.float32 if single else numpy.float64
@@ -186,6 +198,7 @@ class Launch:
             *self._of_edges(call.bias, 2),
             *self._of_edges(call.edge_key, 3),
             *self._of_edges(call.edge_value, 3),
+            *self._of_edges(call.edge, 2),
             *of_heads,
             slope=number(call.slope),
             scale=number(call.scale),
@@ -213,7 +226,8 @@ class Launch:
         """
         call, tasks = self.call, self.shape.batch * self.tasks(self.rows)
         shapes: list[tuple[int, ...]] = [x.shape for x in (call.query, call.key, call.value)]
-        for x, dims in ((call.bias, 2), (call.edge_key, 3), (call.edge_value, 3)):
+        of_edges = ((call.bias, 2), (call.edge_key, 3), (call.edge_value, 3), (call.edge, 2))
+        for x, dims in of_edges:
             shapes.append(() if x is None else (*call.batch, *x.shape[-dims:]))
         return [*shapes, () if call.weight is None else (tasks, *call.weight.shape)]
 
@@ -271,7 +285,7 @@ def _flat(x: Tensor) -> numpy.ndarray:
     return x.detach().numpy().reshape(-1)
 
 
-BACKENDS["cpu"] = Backend(forward_of, weights_of, backward_of, half=False, cut=False)
+BACKENDS["cpu"] = Backend(forward_of, weights_of, backward_of, half=False, joins=True, cut=False)
 
 KERNEL = Kernel(
     name="cpu",

@@ -62,6 +62,7 @@ class Form(NamedTuple):
 
     score, normalizer: Index into SCORES and NORMALIZERS.
     head_dim, value_dim: 0 if they are known only when it is called.
+    edge_dim: -1 if no features of edges are joined; 0 if their number is known when it is called.
     listed: Whether edges are listed, or given as intervals.
     plain: Whether there is no bias, no feature of edges, no softcap and no dropout.
     code: Of `simd.py`; Numba keeps machine code for a Form, and looks at this file alone otherwise.
@@ -71,13 +72,18 @@ class Form(NamedTuple):
     normalizer: int
     head_dim: int
     value_dim: int
+    edge_dim: int
     listed: bool
     plain: bool
     code: int = zlib.crc32(inspect.getsource(simd).encode())
 
 
 class Shape(NamedTuple):
-    """Sizes of a call, as in `Problem`; `batch` is the product of all leading dimensions."""
+    """Sizes of a call, as in `Problem`; `batch` is the product of all leading dimensions.
+
+    edge_dim: Numbers of an edge that join those of its key and its value; the heads of query and
+        output are so much wider.
+    """
 
     batch: int
     num_dst: int
@@ -86,6 +92,7 @@ class Shape(NamedTuple):
     kv_heads: int
     head_dim: int
     value_dim: int
+    edge_dim: int
     num_edges: int
 
 
@@ -105,8 +112,9 @@ class Rows(NamedTuple):
 class Inputs(NamedTuple):
     """Tensors of a call, flat, with the strides that are not plain.
 
-    bias (…, E, heads), edge_key (…, E, kv_heads, head_dim), edge_value (…, E, kv_heads, value_dim):
-    in edge order, empty if there is none; with a stride of the batch that is 0 if it is shared.
+    bias (…, E, heads), edge_key (…, E, kv_heads, head_dim), edge_value (…, E, kv_heads, value_dim),
+        edge (…, E, edge_dim): in edge order, empty if there is none; with a stride of the batch
+        that is 0 if it is shared.
     weight (heads, head_dim): of the additive score, with its slope.
     sink (heads,): empty if there is none; softcap: 0 if there is none.
     drop: A weight is dropped if its 64 random bits are below this; keep: 1 / (1 - dropout).
@@ -124,6 +132,8 @@ class Inputs(NamedTuple):
     edge_key_stride: int
     edge_value: Any
     edge_value_stride: int
+    edge: Any
+    edge_stride: int
     weight: Any
     sink: Any
     slope: Any
@@ -144,6 +154,8 @@ class Gradients(NamedTuple):
     rows (batch, num_dst, 3, heads): what the pass by source needs to know of a row, written by the
     pass by destination: the maximum, log of the sum, and sum_j of each weight times its gradient.
     grad_weights (batch, E, heads): instead of grad_out, for the gradient of the weights alone.
+    handed (batch, E, 2, heads): where edges have tensors of their own, every weight as it is used
+    and the gradient of its score, for the pass by source, which else computes them again.
     """
 
     grad_out: Any
@@ -151,12 +163,14 @@ class Gradients(NamedTuple):
     grad_weights: Any
     stats: Any
     rows: Any
+    handed: Any
     query: Any
     key: Any
     value: Any
     bias: Any
     edge_key: Any
     edge_value: Any
+    edge: Any
     weight: Any  # (batch * tasks, heads, head_dim), a part for each task
 
 
@@ -239,18 +253,49 @@ def padded(length):
 
 
 @inline
+def joined(form, shape):
+    """How many numbers of an edge join those of its key and value."""
+    if form.edge_dim < 0:
+        return np.int64(0)
+    return np.int64(form.edge_dim if form.edge_dim else shape.edge_dim)
+
+
+@inline
 def clear(array, start, length):
     for place in range(start, start + length):
         array[place] = 0
+
+
+# --- features of edges behind those of keys and values --------------------------------------------
+
+
+@inline
+def dot_edges(form, shape, rows, inputs, out, factor, a, at, b, low, high):
+    """Add the dot products of `a`, from `at`, with the features of edges to `out`."""
+    width = joined(form, shape)
+    dots(
+        out, factor, a, at, width, inputs.edge, b * inputs.edge_stride, width, len(rows.edge) > 0,
+        rows.edge, shape.num_edges - 1, np.int64(0), low, high, True,
+    )  # fmt: skip
+
+
+@inline
+def add_weighted_edges(form, shape, rows, inputs, out, at, factor, run, b, low, high):
+    """Add the sum of the features of edges, each by its number in `run`, to `out`, from `at`."""
+    width = joined(form, shape)
+    add_weighted(
+        out, at, factor, run, width, inputs.edge, b * inputs.edge_stride, width,
+        len(rows.edge) > 0, rows.edge, shape.num_edges - 1, np.int64(0), low, high,
+    )  # fmt: skip
 
 
 # --- one pair -------------------------------------------------------------------------------------
 
 
 @inline
-def places(dim, inputs, b, i, j, h, g):
+def places(form, dim, shape, inputs, b, i, j, h, g):
     """Where head h of query i and head g of key j begin."""
-    q = b * inputs.query_strides[0] + i * inputs.query_strides[1] + h * dim
+    q = b * inputs.query_strides[0] + i * inputs.query_strides[1] + h * (dim + joined(form, shape))
     k = b * inputs.key_strides[0] + j * inputs.key_strides[1] + g * dim
     return q, k
 
@@ -266,7 +311,7 @@ def key_feature(form, dim, shape, inputs, b, edge, g):
 @inline
 def additive_score(form, dim, shape, inputs, b, i, j, h, g, edge):
     """`scale * score` of one pair."""
-    q, k = places(dim, inputs, b, i, j, h, g)
+    q, k = places(form, dim, shape, inputs, b, i, j, h, g)
     e = key_feature(form, dim, shape, inputs, b, edge, g)
     if form.score == TANH:
         s = tanh_score(
@@ -286,7 +331,7 @@ def add_pair_gradient(
     form, dim, shape, inputs, grad, b, i, j, h, g, edge, target, at, weights, weight_at
 ):  # fmt: skip
     """Add what an additive score passes to query, key and edge alike, and to its weight."""
-    q, k = places(dim, inputs, b, i, j, h, g)
+    q, k = places(form, dim, shape, inputs, b, i, j, h, g)
     e = key_feature(form, dim, shape, inputs, b, edge, g)
     if form.score == TANH:
         tanh_gradient(
@@ -310,17 +355,17 @@ def scores_pairs(form, inputs):
 def pair_score(form, dim, shape, inputs, s, b, i, j, h, g, edge):
     """`scale * score` of one pair; s is that of the dot product with the key alone."""
     if form.score == DOT:
-        q, _ = places(dim, inputs, b, i, 0, h, g)
+        q, _ = places(form, dim, shape, inputs, b, i, 0, h, g)
         e = key_feature(form, dim, shape, inputs, b, edge, g)
         return s + inputs.scale * dot(inputs.query, q, inputs.edge_key, e, dim)
     return additive_score(form, dim, shape, inputs, b, i, j, h, g, edge)
 
 
 @inline
-def extra_gradient(shape, inputs, grads, width, grad, b, i, h, g, edge):
+def extra_gradient(form, shape, inputs, grads, width, grad, b, i, h, g, edge):
     """The gradient of a weight, with the value feature of its edge, and the factor of dropout."""
     if len(inputs.edge_value):
-        to = ((b * shape.num_dst + i) * shape.heads + h) * width
+        to = ((b * shape.num_dst + i) * shape.heads + h) * (width + joined(form, shape))
         f = b * inputs.edge_value_stride + (edge * shape.kv_heads + g) * width
         grad += dot(grads.grad_out, to, inputs.edge_value, f, width)
     keep = inputs.one
@@ -347,11 +392,16 @@ def row_logits(form, dim, shape, rows, inputs, logits, slopes, length, b, i, h, 
     """
     fill(logits, length - PADDING, -np.inf)
     if form.score == DOT:
-        q, k = places(dim, inputs, b, i, 0, h, g)
+        q, k = places(form, dim, shape, inputs, b, i, 0, h, g)
         dots(
             logits, inputs.scale, inputs.query, q, dim, inputs.key, k, inputs.key_strides[1],
             form.listed, rows.index, shape.num_edges - 1, first_neighbor(form, rows, i), low, high,
+            False,
         )  # fmt: skip
+        if form.edge_dim >= 0:
+            dot_edges(
+                form, shape, rows, inputs, logits, inputs.scale, inputs.query, q + dim, b, low, high
+            )  # fmt: skip
     if scores_pairs(form, inputs):
         for e in range(low, high):
             j, edge, s = neighbor(form, rows, i, e), edge_of(rows, e), get(logits, e - low)
@@ -402,7 +452,7 @@ def forward(form: Form) -> Callable:
         dim = form.head_dim if form.head_dim else shape.head_dim
         width = form.value_dim if form.value_dim else shape.value_dim
         heads, tasks, last = shape.heads, num_tasks(rows.ptr), shape.num_edges - 1
-        group = heads // shape.kv_heads
+        group, out_dim = heads // shape.kv_heads, width + joined(form, shape)
         while True:
             task = fetch_add(counter)
             if task >= shape.batch * tasks:
@@ -416,7 +466,7 @@ def forward(form: Form) -> Callable:
                     place, out_to, stats_to = b * shape.num_dst + row, out, stats
                 else:
                     place, out_to, stats_to = 2 * b * tasks + part, out_parts, stats_parts
-                clear(out_to, heads * width * place, heads * width)
+                clear(out_to, heads * out_dim * place, heads * out_dim)
                 # Each phase for all heads, so that a head need not wait for the one before.
                 for h in range(heads):
                     run = p[h * length : (h + 1) * length]
@@ -447,7 +497,7 @@ def forward(form: Form) -> Callable:
                     put(stats_to, (2 * place + 1) * heads + h, total)
                 for h in range(heads):
                     run = p[h * length : (h + 1) * length]
-                    g, to = h // group, (heads * place + h) * width
+                    g, to = h // group, (heads * place + h) * out_dim
                     if not form.plain:
                         for e in range(low, high):
                             edge, weight = edge_of(rows, e), get(run, e - low)
@@ -464,6 +514,11 @@ def forward(form: Form) -> Callable:
                         b * inputs.value_strides[0] + g * width, inputs.value_strides[1],
                         form.listed, rows.index, last, first, low, high,
                     )  # fmt: skip
+                    if form.edge_dim >= 0:
+                        add_weighted_edges(
+                            form, shape, rows, inputs, out_to, to + width, inputs.one, run, b,
+                            low, high,
+                        )  # fmt: skip
                 row += 1
 
     return forward
@@ -472,7 +527,7 @@ def forward(form: Form) -> Callable:
 @compiled
 def merge_softmax(shape, rows, out, stats, out_parts, stats_parts):
     """Join the parts of every row that was cut."""
-    tasks, heads, width = num_tasks(rows.ptr), shape.heads, shape.value_dim
+    tasks, heads, width = num_tasks(rows.ptr), shape.heads, shape.value_dim + shape.edge_dim
     for b in range(shape.batch):
         for t in range(tasks):
             row = first_row(rows.ptr, (t + 1) * UNIT - 1)
@@ -587,7 +642,8 @@ def by_destination(form: Form) -> Callable:
         dim = form.head_dim if form.head_dim else shape.head_dim
         width = form.value_dim if form.value_dim else shape.value_dim
         heads, tasks, last = shape.heads, num_tasks(rows.ptr), shape.num_edges - 1
-        group = heads // shape.kv_heads
+        group, more = heads // shape.kv_heads, joined(form, shape)
+        query_dim, out_dim = dim + more, width + more
         p, dp = scratch[: heads * CHUNK], scratch[heads * CHUNK : 2 * heads * CHUNK]
         slopes = scratch[2 * heads * CHUNK : 3 * heads * CHUNK]
         while True:
@@ -600,10 +656,10 @@ def by_destination(form: Form) -> Callable:
                 begin, end, part = segment(rows.ptr, row, t)
                 first, place = first_neighbor(form, rows, row), b * shape.num_dst + row
                 if part < 0:
-                    target, at = grads.query, heads * dim * place
+                    target, at = grads.query, heads * query_dim * place
                 else:
-                    target, at = query_parts, heads * dim * (2 * b * tasks + part)
-                clear(target, at, heads * dim)
+                    target, at = query_parts, heads * query_dim * (2 * b * tasks + part)
+                clear(target, at, heads * query_dim)
                 for h in range(heads):
                     stat, top = 2 * heads * place + h, 3 * heads * place + h
                     put(grads.rows, top, get(grads.stats, stat))
@@ -611,8 +667,8 @@ def by_destination(form: Form) -> Callable:
                     if form.normalizer != SOFTMAX:
                         put(grads.rows, top + 2 * heads, inputs.zero)
                     elif not len(grads.grad_weights):
-                        to = (place * heads + h) * width
-                        delta = dot(grads.grad_out, to, grads.out, to, width)
+                        to = (place * heads + h) * out_dim
+                        delta = dot(grads.grad_out, to, grads.out, to, out_dim)
                         put(grads.rows, top + 2 * heads, delta)
                 for low in range(begin, end, CHUNK):
                     high = min(low + CHUNK, end)
@@ -631,11 +687,17 @@ def by_destination(form: Form) -> Callable:
                                 put(run, e - low, get(grads.grad_weights, number))
                         else:
                             v = b * inputs.value_strides[0] + h // group * width
+                            to = (place * heads + h) * out_dim
                             dots(
-                                run, inputs.one, grads.grad_out, (place * heads + h) * width,
-                                width, inputs.value, v, inputs.value_strides[1], form.listed,
-                                rows.index, last, first, low, high,
+                                run, inputs.one, grads.grad_out, to, width, inputs.value, v,
+                                inputs.value_strides[1], form.listed, rows.index, last, first,
+                                low, high, False,
                             )  # fmt: skip
+                            if form.edge_dim >= 0:
+                                dot_edges(
+                                    form, shape, rows, inputs, run, inputs.one, grads.grad_out,
+                                    to + width, b, low, high,
+                                )  # fmt: skip
                     for h in range(heads):
                         run = p[h * CHUNK : (h + 1) * CHUNK]
                         weigh(form, run, length, get(grads.stats, 2 * heads * place + h))
@@ -662,15 +724,28 @@ def by_destination(form: Form) -> Callable:
                             if inputs.softcap != 0:
                                 slope = slopes[h * CHUNK : (h + 1) * CHUNK]
                                 multiply(run, slope, length, inputs.zero)
+                        if len(grads.handed):
+                            hand_over(shape, rows, inputs, grads, p, dp, b, low, high)
                     for h in range(heads):
-                        run, g, to = dp[h * CHUNK : (h + 1) * CHUNK], h // group, at + h * dim
+                        run, g = dp[h * CHUNK : (h + 1) * CHUNK], h // group
+                        to = at + h * query_dim
                         if form.score == DOT:
-                            _, k = places(dim, inputs, b, row, 0, h, g)
+                            _, k = places(form, dim, shape, inputs, b, row, 0, h, g)
                             add_weighted(
                                 target, to, inputs.scale, run, dim, inputs.key, k,
                                 inputs.key_strides[1], form.listed, rows.index, last, first,
                                 low, high,
                             )  # fmt: skip
+                        if form.edge_dim >= 0:
+                            add_weighted_edges(
+                                form, shape, rows, inputs, target, to + dim, inputs.scale, run, b,
+                                low, high,
+                            )  # fmt: skip
+                            if len(grads.edge):
+                                joined_gradients(
+                                    form, dim, width, shape, rows, inputs, grads,
+                                    p[h * CHUNK : (h + 1) * CHUNK], run, b, row, h, low, high,
+                                )  # fmt: skip
                         if scores_pairs(form, inputs):
                             chunk_gradients(
                                 form, dim, shape, rows, inputs, grads, run, b, row, h, g, low,
@@ -687,14 +762,44 @@ def add_extras(form, shape, rows, inputs, grads, p, dp, width, b, i, h, g, low, 
     for e in range(low, high):
         edge = edge_of(rows, e)
         grad, keep = extra_gradient(
-            shape, inputs, grads, width, get(dp, e - low), b, i, h, g, edge
+            form, shape, inputs, grads, width, get(dp, e - low), b, i, h, g, edge
         )  # fmt: skip
         put(dp, e - low, grad)
         weight = get(p, e - low) * keep
         if len(grads.edge_value) and not (form.normalizer == NONE and weight == -np.inf):
             f = ((b * shape.num_edges + edge) * shape.kv_heads + g) * width
-            to = ((b * shape.num_dst + i) * shape.heads + h) * width
+            to = ((b * shape.num_dst + i) * shape.heads + h) * (width + joined(form, shape))
             add_scaled(grads.edge_value, f, weight, grads.grad_out, to, width)
+
+
+@inline
+def hand_over(shape, rows, inputs, grads, p, dp, b, low, high):
+    """Keep the weights of a chunk and the gradients of its scores for the pass by source."""
+    heads = shape.heads
+    for e in range(low, high):
+        number = b * shape.num_edges + edge_of(rows, e)
+        for h in range(heads):
+            weight = get(p, h * CHUNK + e - low)
+            if inputs.drop:
+                weight *= kept(inputs, number * heads + h)
+            put(grads.handed, 2 * number * heads + h, weight)
+            put(grads.handed, (2 * number + 1) * heads + h, get(dp, h * CHUNK + e - low))
+
+
+@inline
+def joined_gradients(form, dim, width, shape, rows, inputs, grads, p, dp, b, i, h, low, high):
+    """Add the gradients of what joins the keys and values of a chunk, for head h."""
+    more = joined(form, shape)
+    q, _ = places(form, dim, shape, inputs, b, i, 0, h, 0)
+    to = ((b * shape.num_dst + i) * shape.heads + h) * (width + more) + width
+    for e in range(low, high):
+        number = b * shape.num_edges + edge_of(rows, e)
+        at, grad, weight = number * more, get(dp, e - low) * inputs.scale, get(p, e - low)
+        add_scaled(grads.edge, at, grad, inputs.query, q + dim, more)
+        if len(grads.grad_out):
+            if inputs.drop:
+                weight *= kept(inputs, number * shape.heads + h)
+            add_scaled(grads.edge, at, weight, grads.grad_out, to, more)
 
 
 @inline
@@ -722,13 +827,88 @@ def chunk_gradients(
             f = key_feature(form, dim, shape, inputs, b, edge, g)
             add_scaled(target, at, grad, inputs.edge_key, f, dim)
             if len(grads.edge_key):
-                q, _ = places(dim, inputs, b, i, j, h, g)
+                q, _ = places(form, dim, shape, inputs, b, i, j, h, g)
                 add_scaled(grads.edge_key, own, grad, inputs.query, q, dim)
+
+
+@inline
+def take_over(shape, columns, grads, p, dp, b, low, high):
+    """What the pass by destination kept of the edges of a chunk."""
+    heads, last = shape.heads, shape.num_edges - 1
+    for e in range(low, high):
+        ahead = b * shape.num_edges + edge_of(columns, min(e + AHEAD, last))
+        prefetch(grads.handed, 2 * ahead * heads)
+        number = b * shape.num_edges + edge_of(columns, e)
+        for h in range(heads):
+            put(p, h * CHUNK + e - low, get(grads.handed, 2 * number * heads + h))
+            put(dp, h * CHUNK + e - low, get(grads.handed, (2 * number + 1) * heads + h))
+
+
+@inline
+def weigh_again(
+    form, dim, width, shape, rows, columns, inputs, grads, p, dp, slopes, b, j, low, high
+):  # fmt: skip
+    """The same, computed again: of edges that have no tensors of their own."""
+    heads, last, length = shape.heads, shape.num_edges - 1, padded(high - low)
+    group, first = heads // shape.kv_heads, first_neighbor(form, columns, j)
+    for h in range(heads):
+        q, k = places(form, dim, shape, inputs, b, 0, j, h, h // group)
+        run = p[h * CHUNK : (h + 1) * CHUNK]
+        fill(run, length - PADDING, -np.inf)
+        if form.score == DOT:
+            dots(
+                run, inputs.scale, inputs.key, k, dim, inputs.query, q, inputs.query_strides[1],
+                form.listed, columns.index, last, first, low, high, False,
+            )  # fmt: skip
+        else:
+            for e in range(low, high):
+                i = neighbor(form, columns, j, e)
+                s = additive_score(form, dim, shape, inputs, b, i, j, h, h // group, np.int64(0))
+                put(run, e - low, s)
+    for h in range(heads):
+        v = b * inputs.value_strides[0] + j * inputs.value_strides[1]
+        dots(
+            dp[h * CHUNK : (h + 1) * CHUNK], inputs.one, inputs.value, v + h // group * width,
+            width, grads.grad_out, (b * shape.num_dst * heads + h) * width, heads * width,
+            form.listed, columns.index, last, first, low, high, False,
+        )  # fmt: skip
+    if not form.plain and inputs.softcap != 0:
+        for h in range(heads):
+            run, slope = p[h * CHUNK : (h + 1) * CHUNK], slopes[h * CHUNK : (h + 1) * CHUNK]
+            soft_cap(run, slope, length, inputs.softcap)
+    for e in range(low, high):
+        i, at = neighbor(form, columns, j, e), e - low
+        top = 3 * heads * (b * shape.num_dst + i)
+        if form.listed:
+            ahead = np.int64(get(columns.index, min(e + AHEAD, last)))
+            prefetch(grads.rows, 3 * heads * (b * shape.num_dst + ahead))
+        for h in range(heads):
+            s, grad = get(p, h * CHUNK + at), get(dp, h * CHUNK + at)
+            if not form.plain and inputs.drop:
+                edge = b * shape.num_edges + edge_of_transposed(form, rows, columns, e, i, j)
+                grad *= kept(inputs, edge * heads + h)
+            s = s - get(grads.rows, top + h) - get(grads.rows, top + heads + h)
+            put(p, h * CHUNK + at, s)
+            put(dp, h * CHUNK + at, grad - get(grads.rows, top + 2 * heads + h))
+    for h in range(heads):
+        run = p[h * CHUNK : (h + 1) * CHUNK]
+        grad = dp[h * CHUNK : (h + 1) * CHUNK]
+        weigh(form, run, length, inputs.zero)
+        weight_gradient(form, run, grad, length, inputs.zero)
+        if not form.plain and inputs.softcap != 0:
+            multiply(grad, slopes[h * CHUNK : (h + 1) * CHUNK], length, inputs.zero)
+    if not form.plain and inputs.drop:
+        for e in range(low, high):
+            i, at = neighbor(form, columns, j, e), e - low
+            edge = b * shape.num_edges + edge_of_transposed(form, rows, columns, e, i, j)
+            for h in range(heads):
+                keep = kept(inputs, edge * heads + h)
+                put(p, h * CHUNK + at, get(p, h * CHUNK + at) * keep)
 
 
 @cache
 def by_source(form: Form) -> Callable:
-    """Gradients of keys and values, over the transpose; weights are computed again."""
+    """Gradients of keys and values, over the transpose."""
 
     @compiled
     def by_source(
@@ -738,6 +918,7 @@ def by_source(form: Form) -> Callable:
         width = form.value_dim if form.value_dim else shape.value_dim
         heads, kv_heads, tasks = shape.heads, shape.kv_heads, num_tasks(columns.ptr)
         group, last = heads // kv_heads, shape.num_edges - 1
+        out_dim, handed = width + joined(form, shape), not form.plain and len(grads.handed) > 0
         p, dp = scratch[: heads * CHUNK], scratch[heads * CHUNK : 2 * heads * CHUNK]
         slopes = scratch[2 * heads * CHUNK : 3 * heads * CHUNK]
         while True:
@@ -757,83 +938,16 @@ def by_source(form: Form) -> Callable:
                 clear(dv, kv_heads * width * place, kv_heads * width)
                 for low in range(begin, end, CHUNK):
                     high = min(low + CHUNK, end)
-                    length = padded(high - low)
-                    for h in range(heads):
-                        q, k = places(dim, inputs, b, 0, row, h, h // group)
-                        run = p[h * CHUNK : (h + 1) * CHUNK]
-                        fill(run, length - PADDING, -np.inf)
-                        if form.score == DOT:
-                            dots(
-                                run, inputs.scale, inputs.key, k, dim, inputs.query, q,
-                                inputs.query_strides[1], form.listed, columns.index, last, first,
-                                low, high,
-                            )  # fmt: skip
-                    if len(grads.grad_out):
-                        for h in range(heads):
-                            v = b * inputs.value_strides[0] + row * inputs.value_strides[1]
-                            dots(
-                                dp[h * CHUNK : (h + 1) * CHUNK], inputs.one, inputs.value,
-                                v + h // group * width, width, grads.grad_out,
-                                (b * shape.num_dst * heads + h) * width, heads * width,
-                                form.listed, columns.index, last, first, low, high,
-                            )  # fmt: skip
-                    if scores_pairs(form, inputs):
-                        for e in range(low, high):
-                            i = neighbor(form, columns, row, e)
-                            edge = edge_of_transposed(form, rows, columns, e, i, row)
-                            for h in range(heads):
-                                s = pair_score(
-                                    form, dim, shape, inputs, get(p, h * CHUNK + e - low), b, i,
-                                    row, h, h // group, edge,
-                                )  # fmt: skip
-                                put(p, h * CHUNK + e - low, s)
-                    if not form.plain and inputs.softcap != 0:
-                        for h in range(heads):
-                            soft_cap(
-                                p[h * CHUNK : (h + 1) * CHUNK],
-                                slopes[h * CHUNK : (h + 1) * CHUNK], length, inputs.softcap,
-                            )  # fmt: skip
-                    for e in range(low, high):
-                        i, at = neighbor(form, columns, row, e), e - low
-                        top = 3 * heads * (b * shape.num_dst + i)
-                        if form.listed:
-                            ahead = np.int64(get(columns.index, min(e + AHEAD, last)))
-                            prefetch(grads.rows, 3 * heads * (b * shape.num_dst + ahead))
-                        for h in range(heads):
-                            s, grad = get(p, h * CHUNK + at), get(dp, h * CHUNK + at)
-                            if not form.plain or len(grads.grad_weights):
-                                edge = edge_of_transposed(form, rows, columns, e, i, row)
-                                if not form.plain and len(inputs.bias):
-                                    number = b * inputs.bias_stride + edge * heads + h
-                                    s += get(inputs.bias, number)
-                                if len(grads.grad_weights):
-                                    number = (b * shape.num_edges + edge) * heads + h
-                                    grad = get(grads.grad_weights, number)
-                                elif not form.plain:
-                                    grad, _ = extra_gradient(
-                                        shape, inputs, grads, width, grad, b, i, h, h // group, edge
-                                    )
-                            s = s - get(grads.rows, top + h) - get(grads.rows, top + heads + h)
-                            put(p, h * CHUNK + at, s)
-                            put(dp, h * CHUNK + at, grad - get(grads.rows, top + 2 * heads + h))
-                    for h in range(heads):
-                        run = p[h * CHUNK : (h + 1) * CHUNK]
-                        grad = dp[h * CHUNK : (h + 1) * CHUNK]
-                        weigh(form, run, length, inputs.zero)
-                        weight_gradient(form, run, grad, length, inputs.zero)
-                        if not form.plain and inputs.softcap != 0:
-                            slope = slopes[h * CHUNK : (h + 1) * CHUNK]
-                            multiply(grad, slope, length, inputs.zero)
-                    if not form.plain and inputs.drop:
-                        for e in range(low, high):
-                            i, at = neighbor(form, columns, row, e), e - low
-                            edge = edge_of_transposed(form, rows, columns, e, i, row)
-                            for h in range(heads):
-                                keep = kept(inputs, (b * shape.num_edges + edge) * heads + h)
-                                put(p, h * CHUNK + at, get(p, h * CHUNK + at) * keep)
+                    if handed:
+                        take_over(shape, columns, grads, p, dp, b, low, high)
+                    else:
+                        weigh_again(
+                            form, dim, width, shape, rows, columns, inputs, grads, p, dp, slopes,
+                            b, row, low, high,
+                        )  # fmt: skip
                     for h in range(heads):
                         g, run = h // group, dp[h * CHUNK : (h + 1) * CHUNK]
-                        q, _ = places(dim, inputs, b, 0, row, h, g)
+                        q, _ = places(form, dim, shape, inputs, b, 0, row, h, g)
                         to = (kv_heads * place + g) * dim
                         if form.score == DOT:
                             add_weighted(
@@ -854,7 +968,7 @@ def by_source(form: Form) -> Callable:
                             add_weighted(
                                 dv, (kv_heads * place + h // group) * width, inputs.one,
                                 p[h * CHUNK : (h + 1) * CHUNK], width, grads.grad_out,
-                                (b * shape.num_dst * heads + h) * width, heads * width,
+                                (b * shape.num_dst * heads + h) * out_dim, heads * out_dim,
                                 form.listed, columns.index, last, first, low, high,
                             )  # fmt: skip
                 row += 1

@@ -20,6 +20,7 @@ from torch.nn import Parameter
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from graphattn.biases import bias_of_edges
+from graphattn.features import Projected, dense
 from graphattn.graphs import Graph
 from graphattn.graphs.csr import compact_both, compact_by_destination
 from graphattn.graphs.memory import shortage
@@ -57,6 +58,8 @@ class Call:
     query, key, value: As in `Problem`.
     bias (…, E, heads), edge_key (…, E, kv_heads, head_dim), edge_value (…, E, kv_heads, value_dim):
         in edge order, or None; behind the batch dimensions of query, or some that broadcast.
+    edge: (…, E, edge_dim), the same, or None: numbers that join those of the key and those of the
+        value that travel along an edge, for all heads; those of query and output are so much more.
     weight: Of an additive score, (heads, head_dim), or None.
     sink: Logits that nodes may attend to instead, (heads,), or None.
     seed: int64 (1,) if weights are dropped, else None.
@@ -74,6 +77,7 @@ class Call:
     bias: Tensor | None
     edge_key: Tensor | None
     edge_value: Tensor | None
+    edge: Tensor | None
     weight: Tensor | None
     sink: Tensor | None
     seed: Tensor | None
@@ -101,10 +105,11 @@ class Backend(NamedTuple):
         of large logits.) Without softmax 0 and 1.
     weights: `(call, stats) -> weights`, (*batch, E, heads) in edge order, float32 at least; of the
         normalizer "none" the logits, -inf where an edge is switched off.
-    backward: `(call, grad, result, stats, needed, of_weights) -> gradients` of the first eight
+    backward: `(call, grad, result, stats, needed, of_weights) -> gradients` of the first nine
         fields of the call, where needed; of what belongs to edges, summed over the batch where it
         shares them. `grad` and `result` are those of out, or of the weights.
     half: Whether it takes half types; otherwise it is given them in float32.
+    joins: Whether it takes `edge`.
     cut: Whether it is to be told how long rows are cut.
     """
 
@@ -112,6 +117,7 @@ class Backend(NamedTuple):
     weights: Callable[[Call, Tensor], Tensor]
     backward: Callable[..., Sequence[Tensor | None]]
     half: bool
+    joins: bool
     cut: bool
 
 
@@ -183,6 +189,13 @@ def _given(problem: Problem, logits: Tensor) -> Problem:
 
 def _operate(problem: Problem, backend: str) -> Tensor:
     """The output, or the weights, of a problem whose score and normalizer the operator knows."""
+    if BACKENDS[backend].joins and (edge := _common_edge(problem)) is not None:
+        return _join(problem, edge, backend)
+    return _call_operator(problem, problem.query, None, backend)
+
+
+def _call_operator(problem: Problem, query: Tensor, edge: Tensor | None, backend: str) -> Tensor:
+    """The result for a query that may be wider by the width of edge, as in `Call`."""
     score, dropout, of_weights = problem.score, problem.dropout, problem.of_weights
     dropout = 0.0 if of_weights else dropout
     weight, name, slope = None, "dot", 0.0
@@ -191,18 +204,19 @@ def _operate(problem: Problem, backend: str) -> Tensor:
         weight, name, slope = score.weight, score.activation, score.negative_slope
     value = problem.key[..., :0] if of_weights else problem.value
     wide = _wide_dtype(problem, backend)
-    given = (problem.query, problem.key, value, _bias(problem), problem.edge_key)
-    given = (*given, None if of_weights else problem.edge_value, weight, _sink(problem))
+    features = (problem.edge_key, None if of_weights else problem.edge_value)
+    per_edge = (None if x is None or edge is not None else dense(x) for x in features)
+    given = (query, problem.key, value, _bias(problem), *per_edge, edge, weight, _sink(problem))
     tensors = [
         x if x is None or (i in MAY_BE_WIDER and BACKENDS[backend].half) else x.to(wide)
         for i, x in enumerate(given)
     ]
-    per_edge = of_weights or any(x is not None for x in tensors[3:6])
+    of_edges = of_weights or any(x is not None for x in tensors[3:7])
     needs_grad = (x is not None and x.requires_grad for x in tensors)
     graph, listed = _edges(
         problem.graph,
-        list_them=per_edge,
-        in_order=per_edge or dropout > 0,
+        list_them=of_edges,
+        in_order=of_edges or dropout > 0,
         transpose=torch.is_grad_enabled() and any(needs_grad),
         cut=BACKENDS[backend].cut,
     )
@@ -215,7 +229,38 @@ def _operate(problem: Problem, backend: str) -> Tensor:
     return result
 
 
-MAY_BE_WIDER = (3, 7)  # bias and sink, among the tensors of a call
+MAY_BE_WIDER = (3, 8)  # bias and sink, among the tensors of a call
+
+
+def _common_edge(problem: Problem) -> Tensor | None:
+    """Of what keys and values along edges are linear maps, if that is one tensor, and small."""
+    given = (problem.edge_key, None if problem.of_weights else problem.edge_value)
+    maps = [x for x in given if x is not None]
+    if not maps or not isinstance(problem.score, Dot | Given):
+        return None
+    if not all(isinstance(x, Projected) and x.features is maps[0].features for x in maps):
+        return None
+    edge = maps[0].features
+    return edge if edge.shape[-1] <= max(x.weight[..., 0].numel() for x in maps) else None
+
+
+def _join(problem: Problem, edge: Tensor, backend: str) -> Tensor:
+    """`<q, k + W e> = <[q, W^T q], [k, e]>`, and `sum w (v + W e) = sum w v + W sum w e`."""
+    wide, width = _wide_dtype(problem, backend), problem.value.shape[-1]
+    group, query = problem.group_size, problem.query.to(wide)
+    if isinstance(problem.edge_key, Projected):
+        of_heads = problem.edge_key.weight.to(wide).repeat_interleave(group, dim=0)
+        behind = torch.einsum("...hd,hde->...he", query, of_heads)
+    else:
+        behind = query.new_zeros((*query.shape[:-1], edge.shape[-1]))
+    result = _call_operator(problem, torch.cat([query, behind], dim=-1), edge, backend)
+    if problem.of_weights:
+        return result
+    out, of_edges = result[..., :width], result[..., width:]
+    if isinstance(problem.edge_value, Projected):
+        of_heads = problem.edge_value.weight.to(wide).repeat_interleave(group, dim=0)
+        out = out + torch.einsum("...he,hve->...hv", of_edges, of_heads)
+    return out
 
 
 def _is_traced(tensors: Sequence[Tensor | None]) -> bool:
@@ -298,6 +343,7 @@ def _attend(
     bias: Tensor | None,
     edge_key: Tensor | None,
     edge_value: Tensor | None,
+    edge: Tensor | None,
     weight: Tensor | None,
     sink: Tensor | None,
     seed: Tensor | None,
@@ -313,7 +359,7 @@ def _attend(
     of_weights: bool,
 ) -> tuple[Tensor, Tensor]:
     """Output or weights, and the statistics of every row; see `Call` and `Backend`."""
-    tensors = (query, key, value, bias, edge_key, edge_value, weight, sink, seed)
+    tensors = (query, key, value, bias, edge_key, edge_value, edge, weight, sink, seed)
     call = _call(tensors, graph, listed, score, slope, scale, softcap, normalizer, dropout)
     out, stats = BACKENDS[backend].forward(call)
     return (BACKENDS[backend].weights(call, stats) if of_weights else out), stats
@@ -323,13 +369,14 @@ attend_op = torch.library.custom_op("graphattn::attend", _attend, mutates_args=(
 
 
 @attend_op.register_fake
-def _(query, key, value, bias, edge_key, edge_value, weight, sink, seed, graph, *options):
+def _(query, key, value, bias, edge_key, edge_value, edge, weight, sink, seed, graph, *options):
     wide = torch.promote_types(query.dtype, torch.float32)
     stats = query.new_empty((*query.shape[:-2], 2, query.shape[-2]), dtype=wide)
     if options[-1]:
         size = (*query.shape[:-3], graph[1].shape[0], query.shape[-2])
         return query.new_empty(size, dtype=wide), stats
-    return query.new_empty((*query.shape[:-1], value.shape[-1])), stats
+    width = value.shape[-1] + (0 if edge is None else edge.shape[-1])
+    return query.new_empty((*query.shape[:-1], width)), stats
 
 
 def _attend_backward(
@@ -343,6 +390,7 @@ def _attend_backward(
     bias: Tensor | None,
     edge_key: Tensor | None,
     edge_value: Tensor | None,
+    edge: Tensor | None,
     weight: Tensor | None,
     sink: Tensor | None,
     seed: Tensor | None,
@@ -356,11 +404,11 @@ def _attend_backward(
     normalizer: str,
     dropout: float,
     of_weights: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the first eight tensors of a call; empty where not needed."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the first nine tensors of a call; empty where not needed."""
     if len(graph) != 2 * len(Edges._fields):
         raise ValueError("the operator was given no transpose of the graph, which backward needs")
-    tensors = (query, key, value, bias, edge_key, edge_value, weight, sink, seed)
+    tensors = (query, key, value, bias, edge_key, edge_value, edge, weight, sink, seed)
     call = _call(tensors, graph, listed, score, slope, scale, softcap, normalizer, dropout)
     grads = BACKENDS[backend].backward(call, grad, result, stats, needed, of_weights)
     return tuple(
@@ -378,7 +426,7 @@ attend_backward_op = torch.library.custom_op(
 def _(grad, result, stats, needed, *tensors_and_options):
     return tuple(
         torch.empty_like(x, memory_format=torch.contiguous_format) if need else grad.new_empty(0)
-        for x, need in zip(tensors_and_options[:8], needed)
+        for x, need in zip(tensors_and_options[:9], needed)
     )
 
 
@@ -390,13 +438,13 @@ def _call(tensors: Sequence[Tensor | None], graph: Sequence[Tensor], *options: A
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
-    tensors, graph, ctx.options = inputs[:9], inputs[9], inputs[10:]
+    tensors, graph, ctx.options = inputs[:10], inputs[10], inputs[11:]
     ctx.save_for_backward(*output, *tensors, *graph)
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     result, stats, *saved = ctx.saved_tensors
-    tensors, graph, needed = saved[:9], saved[9:], ctx.needs_input_grad[:8]
+    tensors, graph, needed = saved[:10], saved[10:], ctx.needs_input_grad[:9]
     # The operator also refuses to be differentiated.
     traced = torch.is_grad_enabled() or _is_traced([grad])
     function: Any = attend_backward_op if traced else _attend_backward

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from graphattn.biases import bias_of_edges
+from graphattn.features import Features, dense
 from graphattn.graphs.memory import shortage
 from graphattn.graphs.structure import LISTED_EDGE_BYTES
 from graphattn.kernels.problem import Problem
@@ -38,7 +39,7 @@ def edge_logits(problem: Problem) -> Tensor:
     return s.to(wide)
 
 
-def gather(x: Tensor, features: Tensor | None, problem: Problem) -> Tensor:
+def gather(x: Tensor, features: Features | None, problem: Problem) -> Tensor:
     """What travels along every edge, with its own features, for every query head.
 
     Returns (*batch, E, heads, dim) in CSR order, float32 at least.
@@ -46,7 +47,7 @@ def gather(x: Tensor, features: Tensor | None, problem: Problem) -> Tensor:
     csr, wide = problem.graph.csr(), torch.promote_types(x.dtype, torch.float32)
     x_j = x.index_select(-3, csr.index).to(wide)
     if features is not None:
-        x_j = x_j + csr.from_edge_order(features, dim=-3).to(wide)
+        x_j = x_j + csr.from_edge_order(dense(features), dim=-3).to(wide)
     return x_j.repeat_interleave(problem.group_size, dim=-2) if problem.group_size > 1 else x_j
 
 

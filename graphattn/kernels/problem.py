@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graphattn.biases import Bias
+from graphattn.features import Features, Projected
 from graphattn.graphs import Graph
 from graphattn.normalizers import Normalizer, Softmax
 from graphattn.scores import Dot, Score
@@ -23,7 +24,8 @@ class Problem:
     query (*batch, num_dst, heads, head_dim), key (*batch, num_src, kv_heads, head_dim), value
     (*batch, num_src, kv_heads, value_dim): one dtype, one device, heads a multiple of kv_heads.
     bias: None, (…, E, heads) in edge order, or a function of pairs.
-    edge_key, edge_value: None, or (…, E, kv_heads, head_dim or value_dim) in edge order.
+    edge_key, edge_value: None, or (…, E, kv_heads, head_dim or value_dim) in edge order, as tensors
+        or projected.
     of_weights: Whether the weights of the edges are asked for, and not the output.
     """
 
@@ -36,8 +38,8 @@ class Problem:
     normalizer: Normalizer
     scale: float
     dropout: float
-    edge_key: Tensor | None = None
-    edge_value: Tensor | None = None
+    edge_key: Features | None = None
+    edge_value: Features | None = None
     softcap: float | None = None
     of_weights: bool = False
 
@@ -84,13 +86,19 @@ class Kernel:
     declines: Callable[[Problem], str | None] = lambda problem: None
 
 
-def autocast(query: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+def autocast(query: Tensor, *others: Features | None) -> tuple[Any, ...]:
     """Tensors in the dtype of an autocast region around them; float64 stays, as in torch's own."""
     given, kind = (query, *others), query.device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return given
     dtype = torch.get_autocast_dtype(kind)
-    return tuple(x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in given)
+
+    def cast(x: Tensor) -> Tensor:
+        return x if x.dtype == torch.float64 else x.to(dtype)
+
+    return tuple(
+        None if x is None else x.map(cast) if isinstance(x, Projected) else cast(x) for x in given
+    )
 
 
 def check(problem: Problem) -> Problem:
@@ -233,7 +241,10 @@ def _check_bias(problem: Problem) -> None:
         )
 
 
-def _check_features(name: str, features: Tensor, like: Tensor, problem: Problem) -> None:
+def _check_features(name: str, features: Features, like: Tensor, problem: Problem) -> None:
+    if isinstance(features, Projected):
+        _check_projected(name, features, like, problem)
+        return
     _check_alike(name, features, problem.query)
     shape = (problem.graph.num_edges, *like.shape[-2:])
     if features.shape[-3:] != shape or features.ndim > like.ndim:
@@ -242,6 +253,26 @@ def _check_features(name: str, features: Tensor, like: Tensor, problem: Problem)
             f"optionally behind the batch dimensions of query, got {tuple(features.shape)}"
         )
     _check_batch(name, features.shape[:-3], problem.query)
+
+
+def _check_projected(name: str, given: Projected, like: Tensor, problem: Problem) -> None:
+    features, weight = given.features, given.weight
+    for part, tensor in (("features", features), ("weight", weight)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}.{part} must be a tensor, got {type(tensor).__name__}")
+        _check_alike(f"{name}.{part}", tensor, problem.query)
+    rows = problem.graph.num_edges
+    if not 2 <= features.ndim < like.ndim or features.shape[-2] != rows:
+        raise ValueError(
+            f"{name}.features must have shape ({rows}, edge_dim), in edge order, optionally behind "
+            f"the batch dimensions of query, got {tuple(features.shape)}"
+        )
+    if weight.shape != (*like.shape[-2:], features.shape[-1]):
+        raise ValueError(
+            f"{name}.weight must have shape {(*like.shape[-2:], features.shape[-1])}, "
+            f"(kv_heads, dim, edge_dim), got {tuple(weight.shape)}"
+        )
+    _check_batch(f"{name}.features", features.shape[:-2], problem.query)
 
 
 def _check_batch(name: str, batch: torch.Size, query: Tensor) -> None:

@@ -623,15 +623,18 @@ def _gather_types(x: Any, index: Any) -> tuple[Any, ...]:
 
 @intrinsic
 def dots(
-    typing, out, factor, a, i, length, x, base, step, listed, index, last, first, low, high
+    typing, out, factor, a, i, length, x, base, step, listed, index, last, first, low, high, adds
 ):  # fmt: skip
-    """`out[e - low] = factor * sum(a[i + d] * row(e)[d] for d in range(length))`; see Gather."""
+    """`out[e - low] = factor * sum(a[i + d] * row(e)[d] for d in range(length))`; see Gather.
+
+    Where `adds`, they are added to what is there.
+    """
 
     def emit(context, builder, signature, args):
         vectors = Vectors(builder, signature.args[0].dtype)
         out = _pointer(context, builder, signature.args[0], args[0], INT64(0))
         a = _pointer(context, builder, signature.args[2], args[2], args[3])
-        gather = Gather(context, builder, signature.args[5:], args[5:])
+        gather = Gather(context, builder, signature.args[5:-1], args[5:-1])
         full = builder.and_(args[4], INT64(-vectors.widest))
         kept = []  # the first vectors of a, as far as there are any
         for number in range(STRAIGHT):
@@ -640,6 +643,11 @@ def dots(
             with builder.if_then(builder.icmp_signed("<", place, full)):
                 builder.store(vectors.load(a, place, vectors.widest), slot)
             kept.append(builder.load(slot))
+
+        def store(total, edge, width):
+            place = builder.sub(edge, gather.low)
+            more = vectors.add(vectors.load(out, place, width), total)
+            vectors.store(builder.select(args[-1], more, total), out, place, width)
 
         def sums(edge):
             gather.prefetch(edge, args[4])
@@ -659,17 +667,16 @@ def dots(
             for number, (_, rest) in enumerate(several):
                 whole = builder.extract_element(total, INT32(number))
                 total = builder.insert_element(total, vectors.add(whole, rest), INT32(number))
-            total = vectors.mul(vectors.splat(args[1], SUMS_AT_ONCE), total)
-            vectors.store(total, out, builder.sub(edge, gather.low), SUMS_AT_ONCE)
+            store(vectors.mul(vectors.splat(args[1], SUMS_AT_ONCE), total), edge, SUMS_AT_ONCE)
         with gather.edges(last, gather.high, 1) as (edge, _):
             vector, rest = sums(edge)
             total = vectors.add(rest, vectors.sum(vector, vectors.widest))
-            total = vectors.mul(args[1], total)
-            vectors.store(total, out, builder.sub(edge, gather.low), 1)
+            store(vectors.mul(args[1], total), edge, 1)
         return context.get_dummy_value()
 
     at = types.int64
-    return types.void(out, out.dtype, a, at, at, *_gather_types(x, index)), emit
+    kinds = (out, out.dtype, a, at, at, *_gather_types(x, index), types.boolean)
+    return types.void(*kinds), emit
 
 
 @intrinsic

@@ -213,7 +213,7 @@ def backward_of(
         else:
             grads.append(x.new_empty((*call.batch, *x.shape[-dims:])))
     weight_parts = None
-    if needed[6]:
+    if needed[7]:
         programs = query.shape[-3] + len(call.rows.part)
         weight_parts = query.new_zeros(
             call.batch.numel(), programs, heads, head_dim, dtype=side.wide
@@ -256,8 +256,9 @@ def backward_of(
     for at, x in ((3, call.bias), (4, call.edge_key), (5, call.edge_value)):
         if x is not None and (x_grad := grads[at]) is not None:
             grads[at] = x_grad.sum_to_size(x.shape).to(x.dtype)
+    grads.append(None)  # it takes no `edge`
     grads.append(None if weight_parts is None else weight_parts.sum((0, 1)).to(query.dtype))
-    grads.append(sink_gradient(call, stats, delta) if needed[7] else None)
+    grads.append(sink_gradient(call, stats, delta) if needed[8] else None)
     return grads
 
 
@@ -411,7 +412,7 @@ def _of_nodes(name: str, x: Tensor | None) -> dict[str, Any]:
     return {name: x, f"{name}_batch": x.stride(0), f"{name}_node": x.stride(1)}
 
 
-BACKENDS["triton"] = Backend(forward_of, weights_of, backward_of, half=True, cut=True)
+BACKENDS["triton"] = Backend(forward_of, weights_of, backward_of, half=True, joins=False, cut=True)
 
 KERNEL = Kernel(
     name="triton",

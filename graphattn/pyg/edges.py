@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
+from torch_geometric.nn import Linear
 from torch_geometric.utils import (
     add_self_loops,
     is_torch_sparse_tensor,
@@ -112,6 +113,26 @@ def read_edges(
         return _checked(Edges(graph, edge_attr, edge_index))
     _check_nodes("the graph", edge_index.num_src, edge_index.num_dst, num_src, num_dst)
     return _checked(Edges(edge_index, edge_attr, edge_index.edge_index))
+
+
+def required_attr(layer: Any, edges: Edges) -> Tensor:
+    """The features of edges of a layer that was built for them.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if edges.attr is None:
+        raise ValueError(
+            f"the layer was built with edge_dim={layer.edge_dim}, but edge_attr is missing; "
+            "pass it, or build the layer without edge_dim"
+        )
+    return edges.attr
+
+
+def plain_weight(lin: Any) -> Tensor | None:
+    """The matrix of a linear map that is nothing but that: without bias, hooks and changes."""
+    hooked = lin._forward_hooks or lin._forward_pre_hooks  # -1 waits in a hook
+    return lin.weight if type(lin) is Linear and lin.bias is None and not hooked else None
 
 
 def with_loops(edges: Edges, fill_value: Any) -> Edges:

@@ -9,12 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 from torch_geometric import nn as pyg
-from torch_geometric.nn import Linear
 from torch_geometric.utils import is_torch_sparse_tensor
 from torch_geometric.utils.sparse import set_sparse_value
 
 from graphattn.attention import attention, attention_weights
-from graphattn.pyg.edges import Edges, both_nodes, node_pair, read_edges, with_loops
+from graphattn.pyg.edges import (
+    Edges,
+    both_nodes,
+    node_pair,
+    plain_weight,
+    read_edges,
+    required_attr,
+    with_loops,
+)
 from graphattn.pyg.fallback import for_pyg, keep_templates, why_never, why_not_now
 from graphattn.scores import Additive
 
@@ -89,8 +96,8 @@ class GATv2Conv(pyg.GATv2Conv):
         shared = self.share_weights and isinstance(x, Tensor)
         query = key if shared else _split(self, self.lin_r(x_dst))
         edge = None
-        if edges.attr is not None and self.lin_edge is not None:
-            edge = _split(self, self.lin_edge(_columns(edges.attr)))
+        if self.lin_edge is not None:
+            edge = _split(self, self.lin_edge(_columns(required_attr(self, edges))))
         pairs = Pairs(query, key, key, self.att[0], edge)
         return _result(self, pairs, edges, x_dst, return_attention_weights)
 
@@ -156,15 +163,13 @@ class GATConv(pyg.GATConv):
 
     def _edge_logits(self, edges: Edges) -> Tensor | None:
         """`<c, W_e e_ij>`, (E, heads, 1); as `<W_e^T c, e_ij>` if W_e is nothing but a matrix."""
-        lin_edge = self.lin_edge
-        if edges.attr is None or lin_edge is None:
+        if self.lin_edge is None:
             return None
-        attr = _columns(edges.attr)
-        hooked = lin_edge._forward_hooks or lin_edge._forward_pre_hooks  # -1 waits in a hook
-        if type(lin_edge) is not Linear or hooked:
-            return (_split(self, lin_edge(attr)) * self.att_edge).sum(-1, keepdim=True)
-        weight = _split(self, lin_edge.weight.T)  # (edge_dim, heads, out_channels)
-        return linear(attr, (weight * self.att_edge).sum(-1).T)[..., None]
+        attr, weight = _columns(required_attr(self, edges)), plain_weight(self.lin_edge)
+        if weight is None:
+            return (_split(self, self.lin_edge(attr)) * self.att_edge).sum(-1, keepdim=True)
+        of_heads = (_split(self, weight.T) * self.att_edge).sum(-1)  # (edge_dim, heads)
+        return linear(attr, of_heads.T)[..., None]
 
 
 def _goes_pygs_way(layer: Any, edge_index: Any, return_attention_weights: bool | None) -> bool:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch_geometric import nn as pyg
 
 from graphattn.attention import attention, attention_weights
-from graphattn.pyg.edges import Edges, both_nodes, read_edges
+from graphattn.features import Features, Projected
+from graphattn.pyg.edges import Edges, both_nodes, plain_weight, read_edges, required_attr
 from graphattn.pyg.fallback import for_pyg, keep_templates, why_never, why_not_now
 
 
@@ -83,16 +84,14 @@ class TransformerConv(pyg.TransformerConv):
         weights = attention_weights(query, key, graph, edge_key=edge)
         return out, (edges.index, weights)
 
-    def _edge_features(self, edges: Edges) -> Tensor | None:
-        """`W_6 e_ij`, (E, heads, out_channels)."""
+    def _edge_features(self, edges: Edges) -> Features | None:
+        """`W_6 e_ij`, (E, heads, out_channels); not written out if W_6 is nothing but a matrix."""
         if self.lin_edge is None:
             return None
-        if edges.attr is None:
-            raise ValueError(
-                f"the layer was built with edge_dim={self.edge_dim}, but edge_attr is missing; "
-                "pass it, or build the layer without edge_dim"
-            )
-        return self._split(self.lin_edge(edges.attr))
+        attr, weight = required_attr(self, edges), plain_weight(self.lin_edge)
+        if weight is None or attr.shape[-1] != weight.shape[-1]:  # torch has the better error
+            return self._split(self.lin_edge(attr))
+        return Projected(attr, weight.unflatten(0, (self.heads, self.out_channels)))
 
     def _with_root(self, out: Tensor, x: Tensor) -> Tensor:
         """`beta W_1 x + (1 - beta) out`, or their sum."""

@@ -76,7 +76,11 @@ def test_a_row_of_a_million_edges(listed: bool) -> None:
 
 
 @pytest.mark.parametrize("score", ["dot", "tanh"])
-@pytest.mark.parametrize("options", [{}, {"bias": True}, {"edges": True}, {"batch": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bias": True}, {"edges": True}, {"projected": True}, {"batch": True}],
+    ids=str,
+)
 def test_hubs_are_cut_and_joined(options: dict, score: str) -> None:
     inputs, extra = tensors(HUBS, dtype=torch.float64), {}
     generator = torch.Generator().manual_seed(2)
@@ -88,6 +92,12 @@ def test_hubs_are_cut_and_joined(options: dict, score: str) -> None:
             name: numbers(HUBS.num_edges, 2, 8).requires_grad_()
             for name in ("edge_key", "edge_value")
         }
+    if "projected" in options:
+        features = numbers(HUBS.num_edges, 3).requires_grad_()
+        extra = {
+            name: ga.Projected(features, numbers(2, 8, 3).requires_grad_())
+            for name in ("edge_key", "edge_value")
+        }
     if "batch" in options:
         inputs = [x.detach().expand(3, *x.shape).clone().requires_grad_() for x in inputs]
     if score == "tanh":
@@ -97,6 +107,8 @@ def test_hubs_are_cut_and_joined(options: dict, score: str) -> None:
     else:
         leaves = list(inputs)
     leaves += [x for x in extra.values() if isinstance(x, Tensor)]
+    for x in extra.values():
+        leaves += [x.features, x.weight] if isinstance(x, ga.Projected) else []
     results = []
     for kernel in ("cpu", "reference"):
         out = attention(*inputs, HUBS, kernel=kernel, **extra)
@@ -313,6 +325,13 @@ OPERATOR_CALLS: dict[str, Callable[[], Tensor]] = {
         score=Additive(torch.randn(2, 8, requires_grad=True)),
         kernel="cpu",
     ),
+    "projected": lambda: attention(
+        *tensors(PARALLEL),
+        PARALLEL,
+        edge_key=ga.Projected(PARALLEL_FEATURES, torch.randn(2, 8, 3, requires_grad=True)),
+        edge_value=ga.Projected(PARALLEL_FEATURES, torch.randn(2, 8, 3, requires_grad=True)),
+        kernel="cpu",
+    ),
     "weights": lambda: attention_weights(*tensors(PARALLEL)[:2], PARALLEL, kernel="cpu"),
     "sink": lambda: attention(
         *tensors(PARALLEL),
@@ -324,6 +343,7 @@ OPERATOR_CALLS: dict[str, Callable[[], Tensor]] = {
     "sigmoid": lambda: attention(*tensors(WINDOW), WINDOW, normalizer="sigmoid", kernel="cpu"),
 }
 WINDOW = ga.sliding_window(20, 2)
+PARALLEL_FEATURES = torch.randn(150, 3, requires_grad=True)
 
 
 @pytest.mark.parametrize("call", OPERATOR_CALLS.values(), ids=OPERATOR_CALLS.keys())

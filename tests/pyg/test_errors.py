@@ -42,9 +42,11 @@ def test_what_does_not_fit_is_said(name: str, case: str) -> None:
         layer(X, index, attr)
 
 
-def test_missing_features() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_features(name: str) -> None:
+    layer = getattr(pyg, name)(DIM, HEAD_DIM, edge_dim=EDGE_DIM)
     with pytest.raises(ValueError, match="edge_dim=3, but edge_attr is missing; pass it"):
-        pyg.TransformerConv(DIM, HEAD_DIM, edge_dim=EDGE_DIM)(X, INDEX)
+        layer(X, INDEX)
 
 
 def test_features_that_nobody_asked_for() -> None:
