@@ -22,7 +22,7 @@ class Projected:
 
     Example:
         >>> import torch
-        >>> from graphattn import attention, causal
+        >>> from graphattn import Projected, attention, causal
         >>> q = k = v = torch.randn(4, 2, 8)  # (nodes, heads, head_dim)
         >>> edge = Projected(torch.randn(10, 3), torch.randn(2, 8, 3))
         >>> edge.dense().shape

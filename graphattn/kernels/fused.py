@@ -235,13 +235,13 @@ MAY_BE_WIDER = (3, 8)  # bias and sink, among the tensors of a call
 def _common_edge(problem: Problem) -> Tensor | None:
     """Of what keys and values along edges are linear maps, if that is one tensor, and small."""
     given = (problem.edge_key, None if problem.of_weights else problem.edge_value)
-    maps = [x for x in given if x is not None]
-    if not maps or not isinstance(problem.score, Dot | Given):
+    maps = [x for x in given if isinstance(x, Projected)]
+    if not maps or any(isinstance(x, Tensor) for x in given):
         return None
-    if not all(isinstance(x, Projected) and x.features is maps[0].features for x in maps):
+    edge, small = maps[0].features, max(x.weight[..., 0].numel() for x in maps)
+    if not isinstance(problem.score, Dot | Given) or any(x.features is not edge for x in maps):
         return None
-    edge = maps[0].features
-    return edge if edge.shape[-1] <= max(x.weight[..., 0].numel() for x in maps) else None
+    return edge if edge.shape[-1] <= small else None
 
 
 def _join(problem: Problem, edge: Tensor, backend: str) -> Tensor:
