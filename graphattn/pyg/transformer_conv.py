@@ -15,6 +15,7 @@ from torch_geometric import nn as pyg
 from graphattn.attention import attention, attention_weights
 from graphattn.pyg.edges import Edges, both_nodes, read_edges
 from graphattn.pyg.fallback import for_pyg, keep_templates, why_never, why_not_now
+from graphattn.pyg.reach import first_nodes, with_others
 
 
 class TransformerConv(pyg.TransformerConv):
@@ -72,12 +73,14 @@ class TransformerConv(pyg.TransformerConv):
         x_src, x_dst = both_nodes(x)
         edges = read_edges(edge_index, edge_attr, x_src, len(x_src), len(x_dst))
         edge = self._edge_features(edges)
-        query = self._split(self.lin_query(x_dst))
-        key, value = (self._split(linear(x_src)) for linear in (self.lin_key, self.lin_value))
+        graph = first_nodes(edges.graph)
+        query = self._split(self.lin_query(x_dst[: graph.num_dst]))
+        sent = x_src[: graph.num_src]
+        key, value = (self._split(linear(sent)) for linear in (self.lin_key, self.lin_value))
         dropout = self.dropout if self.training else 0.0
-        graph = edges.graph
         out = attention(query, key, value, graph, edge_key=edge, edge_value=edge, dropout=dropout)
-        out = self._with_root(out.flatten(1) if self.concat else out.mean(1), x_dst)
+        out = with_others(out.flatten(1) if self.concat else out.mean(1), len(x_dst))
+        out = self._with_root(out, x_dst)
         if not isinstance(return_attention_weights, bool):
             return out
         weights = attention_weights(query, key, graph, edge_key=edge)
