@@ -114,8 +114,8 @@ def test_all_nodes_of_a_batch_get_what_pyg_gives_them(name: str) -> None:
 @needs_sampler
 def test_batches_by_hand_are_those_of_the_loader() -> None:
     """All neighbors are taken, so that nothing is left to chance."""
-    data, seeds = whole(), torch.tensor([7, 3, 50, 12])
-    loader = NeighborLoader(data, [-1, -1], input_nodes=seeds, batch_size=SEEDS)
+    data, seeds = whole().sort(sort_by_row=False), torch.tensor([7, 3, 50, 12])
+    loader = NeighborLoader(data, [-1, -1], seeds, batch_size=SEEDS, is_sorted=True)
     for loaded in loader:
         made = sampled(data, seeds, [-1, -1])
         for key in ("n_id", "edge_index", "x", "edge_attr", "e_id"):
