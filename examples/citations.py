@@ -1,0 +1,90 @@
+"""Papers that cite each other: made of digits that are hard to read, or PyG's own data sets."""
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch_geometric.data import Data
+
+READABLE, ALIKE = 0.15, 0.3  # share of a digit's pixels; of citations that have to be of one class
+PLANETOID = {"cora": "Cora", "citeseer": "CiteSeer", "pubmed": "PubMed"}
+OGB = ("ogbn-arxiv", "ogbn-products")
+DATA = ("digits", *PLANETOID, *OGB)
+
+
+def load_citations(name: str, root: str, nodes: int, degree: int) -> Data:
+    """Features x (nodes, features), y (nodes,), edge_index, and train_mask and test_mask."""
+    if name == "digits":
+        return digits_that_cite(nodes, degree)
+    try:
+        return of_planetoid(name, root) if name in PLANETOID else of_ogb(name, root)
+    except ImportError as error:
+        raise SystemExit(f"{name} needs the package ogb ({error}); pip install ogb") from error
+    except Exception as error:  # each way to download fails in a way of its own
+        raise SystemExit(
+            f"{name} is neither in {root} nor can it be downloaded ({type(error).__name__}: "
+            f"{error}); put its raw files there, pass --root, or leave --data out"
+        ) from error
+
+
+def of_planetoid(name: str, root: str) -> Data:
+    from torch_geometric.datasets import Planetoid
+
+    return Planetoid(root, PLANETOID[name])[0]
+
+
+def of_ogb(name: str, root: str) -> Data:
+    from ogb.nodeproppred import PygNodePropPredDataset
+
+    dataset = PygNodePropPredDataset(name, root)
+    data, split = dataset[0], dataset.get_idx_split()
+    data.y = data.y.flatten()
+    for part in ("train", "test"):
+        data[f"{part}_mask"] = torch.zeros(data.num_nodes, dtype=torch.bool)
+        data[f"{part}_mask"][split[part]] = True
+    return data
+
+
+def digits_that_cite(nodes: int, degree: int) -> Data:
+    """Each node is a real digit of which few pixels can be read, and cites others.
+
+    A tenth of the nodes is labelled. Others are made of other images.
+    """
+    generator = torch.Generator().manual_seed(0)  # the same data in all runs
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    images, labels = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
+    images, half = images.float() / 16, len(images) // 2
+    train = draw(nodes) < 0.1
+    chosen = (draw(nodes) * half).long() + half * ~train
+    y, image = labels[chosen], images[chosen]
+    index = cite(y, degree, draw)
+    readable = draw(*image.shape) < READABLE
+    x = torch.cat([image * readable, readable], dim=1)  # what it shows, and where it shows anything
+    return Data(x, index, y=y, image=image, train_mask=train, test_mask=~train)
+
+
+def cite(y: Tensor, degree: int, draw) -> Tensor:
+    """edge_index (2, nodes * degree) by destination: some sources of its class, others of any."""
+    nodes, order = len(y), y.argsort()
+    size = y.bincount()
+    start = size.cumsum(0) - size
+    own = order[start[y, None] + (draw(nodes, degree) * size[y, None]).long()]
+    anyone = (draw(nodes, degree) * nodes).long()
+    src = torch.where(draw(nodes, degree) < ALIKE, own, anyone)
+    return torch.stack([src.flatten(), torch.arange(nodes).repeat_interleave(degree)])
+
+
+def baselines(data: Data, train: Tensor, test: Tensor) -> dict[str, float]:
+    """Logistic regression on what a node shows; and on that and the mean of what it hears."""
+    src, dst = data.edge_index
+    heard = torch.zeros_like(data.x).index_add_(0, dst, data.x[src])
+    heard /= dst.bincount(minlength=len(heard)).clamp(min=1)[:, None]
+    both = torch.cat([data.x, heard], dim=1)
+    found = {"most common class": (data.y[test] == data.y[train].mode().values).float().mean()}
+    for name, x in (("own features", data.x), ("and neighbors' mean", both)):
+        fitted = LogisticRegression(max_iter=200).fit(x[train].numpy(), data.y[train].numpy())
+        found[f"logistic regression, {name}"] = fitted.score(x[test].numpy(), data.y[test].numpy())
+    return {name: float(share) for name, share in found.items()}
