@@ -15,6 +15,7 @@ from torch_geometric import nn as pyg
 from graphattn.attention import attention, attention_weights
 from graphattn.pyg.edges import Edges, both_nodes, read_edges
 from graphattn.pyg.fallback import for_pyg, keep_templates, why_never, why_not_now
+from graphattn.pyg.folded import folded_attention, is_worth_folding
 from graphattn.pyg.reach import first_nodes, with_others
 
 
@@ -75,13 +76,14 @@ class TransformerConv(pyg.TransformerConv):
         edge = self._edge_features(edges)
         graph = first_nodes(edges.graph)
         query = self._split(self.lin_query(x_dst[: graph.num_dst]))
-        sent = x_src[: graph.num_src]
+        sent, weighed = x_src[: graph.num_src], isinstance(return_attention_weights, bool)
+        if not weighed and is_worth_folding(self, sent, graph, edge):
+            return self._finish(folded_attention(self, query, sent, graph), x_dst)
         key, value = (self._split(linear(sent)) for linear in (self.lin_key, self.lin_value))
         dropout = self.dropout if self.training else 0.0
         out = attention(query, key, value, graph, edge_key=edge, edge_value=edge, dropout=dropout)
-        out = with_others(out.flatten(1) if self.concat else out.mean(1), len(x_dst))
-        out = self._with_root(out, x_dst)
-        if not isinstance(return_attention_weights, bool):
+        out = self._finish(out, x_dst)
+        if not weighed:
             return out
         weights = attention_weights(query, key, graph, edge_key=edge)
         return out, (edges.index, weights)
@@ -97,8 +99,9 @@ class TransformerConv(pyg.TransformerConv):
             )
         return self._split(self.lin_edge(edges.attr))
 
-    def _with_root(self, out: Tensor, x: Tensor) -> Tensor:
-        """`beta W_1 x + (1 - beta) out`, or their sum."""
+    def _finish(self, out: Tensor, x: Tensor) -> Tensor:
+        """`beta W_1 x + (1 - beta) out`, or their sum, of all destinations."""
+        out = with_others(out.flatten(1) if self.concat else out.mean(1), len(x))
         if not self.root_weight:
             return out
         root = self.lin_skip(x)
