@@ -48,7 +48,7 @@ def of_ogb(name: str, root: str) -> Data:
 def digits_that_cite(nodes: int, degree: int) -> Data:
     """Each node is a real digit of which few pixels can be read, and cites others.
 
-    A tenth of the nodes is labelled. Others are made of other images.
+    Half of the nodes are labelled; the others are made of other images.
     """
     generator = torch.Generator().manual_seed(0)  # the same data in all runs
 
@@ -57,7 +57,7 @@ def digits_that_cite(nodes: int, degree: int) -> Data:
 
     images, labels = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
     images, half = images.float() / 16, len(images) // 2
-    train = draw(nodes) < 0.1
+    train = draw(nodes) < 0.5
     chosen = (draw(nodes) * half).long() + half * ~train
     y, image = labels[chosen], images[chosen]
     index = cite(y, degree, draw)

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--root", default="data", help="folder of downloaded data (default data)")
     add("--nodes", type=positive, default=100_000, help="papers of digits (default 100000)")
     add("--degree", type=positive, default=20, help="citations of each (default 20)")
-    add("--fan-out", type=positive, default=10, help="neighbors sampled a node (default 10)")
+    add("--fan-out", type=positive, default=15, help="neighbors sampled a node (default 15)")
     add("--full-batch", action="store_true", help="each step over all nodes, without a sampler")
     options = options.parse_args(argv)
 
