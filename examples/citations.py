@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch_geometric.data import Data
 
-READABLE, ALIKE = 0.15, 0.3  # share of a digit's pixels; of citations that have to be of one class
+READABLE, ALIKE = 0.15, 0.25  # share of a digit's pixels; of citations that are no surveys
 PLANETOID = {"cora": "Cora", "citeseer": "CiteSeer", "pubmed": "PubMed"}
 OGB = ("ogbn-arxiv", "ogbn-products")
 DATA = ("digits", *PLANETOID, *OGB)
@@ -48,7 +48,8 @@ def of_ogb(name: str, root: str) -> Data:
 def digits_that_cite(nodes: int, degree: int) -> Data:
     """Each node is a real digit of which few pixels can be read, and cites others.
 
-    Half of the nodes are labelled; the others are made of other images.
+    Half of the nodes are labelled; the others are made of other images. Everybody cites surveys, a
+    third of all; what else a node cites is of its own class.
     """
     generator = torch.Generator().manual_seed(0)  # the same data in all runs
 
@@ -57,24 +58,20 @@ def digits_that_cite(nodes: int, degree: int) -> Data:
 
     images, labels = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
     images, half = images.float() / 16, len(images) // 2
-    train = draw(nodes) < 0.5
+    train, survey = draw(nodes) < 0.5, draw(nodes) < 1 / 3
     chosen = (draw(nodes) * half).long() + half * ~train
     y, image = labels[chosen], images[chosen]
-    index = cite(y, degree, draw)
     readable = draw(*image.shape) < READABLE
-    x = torch.cat([image * readable, readable], dim=1)  # what it shows, and where it shows anything
-    return Data(x, index, y=y, image=image, train_mask=train, test_mask=~train)
-
-
-def cite(y: Tensor, degree: int, draw) -> Tensor:
-    """edge_index (2, nodes * degree) by destination: some sources of its class, others of any."""
-    nodes, order = len(y), y.argsort()
-    size = y.bincount()
+    x = torch.cat([image * readable, readable, survey[:, None]], dim=1)
+    surveys, own = survey.nonzero().flatten(), (~survey).nonzero().flatten()
+    own = own[y[own].argsort()]  # class by class
+    size = y[own].bincount()
     start = size.cumsum(0) - size
-    own = order[start[y, None] + (draw(nodes, degree) * size[y, None]).long()]
-    anyone = (draw(nodes, degree) * nodes).long()
-    src = torch.where(draw(nodes, degree) < ALIKE, own, anyone)
-    return torch.stack([src.flatten(), torch.arange(nodes).repeat_interleave(degree)])
+    alike = own[start[y, None] + (draw(nodes, degree) * size[y, None]).long()]
+    anyone = surveys[(draw(nodes, degree) * len(surveys)).long()]
+    src = torch.where(draw(nodes, degree) < ALIKE, alike, anyone)
+    index = torch.stack([src.flatten(), torch.arange(nodes).repeat_interleave(degree)])
+    return Data(x, index, y=y, image=image, train_mask=train, test_mask=~train)
 
 
 def baselines(data: Data, train: Tensor, test: Tensor) -> dict[str, float]:

@@ -4,10 +4,10 @@
     python examples/node_classification.py --data cora --root data --full-batch
 
 By default, 100,000 papers cite each other. A paper shows a sixth of the pixels of a real digit, its
-class, and cites twenty others, a third of them of its own class: alone it can hardly be read. PyG's
-NeighborLoader samples the neighbors of a few labelled nodes, and theirs; `ToLayers` makes a graph
-for each layer of what these nodes hear of. What a step keeps for its backward pass does then not
-grow with the graph. The last picture shows whom some papers attend to.
+class, so that alone it can hardly be read, and cites twenty others: fifteen surveys of any class,
+and five papers of its own. PyG's NeighborLoader samples the neighbors of a few labelled nodes, and
+theirs; `ToLayers` makes a graph for each layer of what these nodes hear of. What a step keeps for
+its backward pass does then not grow with the graph. The picture shows whom some papers attend to.
 """
 
 import torch

@@ -64,7 +64,7 @@ def show(axes: Axes, batch: Data, node: int, place: tuple[float, float], color: 
         axes.text(*place, str(int(batch.y[node])), ha="center", va="center", bbox=box, zorder=3)
         return
     ink = batch.image[node].view(8, 8)
-    seen = batch.x[node, 64:].view(8, 8)
+    seen = batch.x[node, 64:128].view(8, 8)
     shade = 1 - ink * torch.where(seen > 0, 1.0, 0.18)
     picture = OffsetImage(shade.numpy(), zoom=4.6, cmap="gray", norm=Normalize(0, 1))
     frame = {"edgecolor": color, "linewidth": 2, "boxstyle": "square,pad=0.1"}

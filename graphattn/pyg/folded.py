@@ -32,7 +32,7 @@ def is_worth_folding(layer: Any, x_src: Tensor, graph: Graph, edge: Tensor | Non
         return False
     if x_src.device.type != "cpu" or torch.compiler.is_compiling():  # measured on CPUs alone
         return False
-    if not all(map(_is_a_matrix, linear)):
+    if not all(map(is_a_matrix, linear)):
         return False
     wide, narrow = layer.heads * x_src.shape[1], layer.heads * layer.out_channels
     rows = (graph.num_src - graph.num_dst) * x_src.shape[1] * narrow
@@ -57,7 +57,8 @@ def folded_attention(layer: Any, query: Tensor, x_src: Tensor, graph: Graph) -> 
     return out
 
 
-def _is_a_matrix(linear: Any) -> bool:
+def is_a_matrix(linear: Any) -> bool:
+    """Whether a map is nothing but a product with a matrix, at which nobody looks."""
     hooked = linear._forward_hooks or linear._forward_pre_hooks  # -1 waits in a hook
     return type(linear) is Linear and not hooked
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -35,6 +37,8 @@ def first_nodes(graph: Graph) -> Graph:
 def _first_nodes(graph: Graph) -> Graph:
     src, dst = ends(graph)
     num_src, num_dst = (int(end.max()) + 1 if len(end) else 0 for end in (src, dst))
+    if graph.num_src == graph.num_dst:  # one tensor of nodes, of which both are parts
+        num_src = max(num_src, num_dst)
     if num_src + num_dst > WORTH * (graph.num_src + graph.num_dst):
         return graph
     return EdgeList(src, dst, num_dst, num_src)
@@ -43,3 +47,25 @@ def _first_nodes(graph: Graph) -> Graph:
 def with_others(out: Tensor, num_dst: int) -> Tensor:
     """The rows of first destinations, and 0 for all others up to num_dst, which hear nobody."""
     return out if len(out) == num_dst else pad(out, (0, 0, 0, num_dst - len(out)))
+
+
+def add_to_first(whole: Tensor, first: Tensor) -> Tensor:
+    """`whole + with_others(first, len(whole))`, written into a whole that nobody else needs."""
+    if len(first) == len(whole) or first.dtype != whole.dtype:
+        return whole + with_others(first, len(whole))
+    return AddToFirst.apply(whole, first)
+
+
+class AddToFirst(torch.autograd.Function):
+    """Adds to the first rows in place; autograd of a view would copy the gradient of all rows."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, first: Tensor) -> Tensor:
+        ctx.mark_dirty(whole)
+        ctx.num_first = len(first)
+        whole[: len(first)].add_(first)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore
+        return grad, grad[: ctx.num_first]

@@ -15,8 +15,8 @@ from torch_geometric import nn as pyg
 from graphattn.attention import attention, attention_weights
 from graphattn.pyg.edges import Edges, both_nodes, read_edges
 from graphattn.pyg.fallback import for_pyg, keep_templates, why_never, why_not_now
-from graphattn.pyg.folded import folded_attention, is_worth_folding
-from graphattn.pyg.reach import first_nodes, with_others
+from graphattn.pyg.folded import folded_attention, is_a_matrix, is_worth_folding
+from graphattn.pyg.reach import add_to_first, first_nodes, with_others
 
 
 class TransformerConv(pyg.TransformerConv):
@@ -75,8 +75,9 @@ class TransformerConv(pyg.TransformerConv):
         edges = read_edges(edge_index, edge_attr, x_src, len(x_src), len(x_dst))
         edge = self._edge_features(edges)
         graph = first_nodes(edges.graph)
-        query = self._split(self.lin_query(x_dst[: graph.num_dst]))
         sent, weighed = x_src[: graph.num_src], isinstance(return_attention_weights, bool)
+        asking = (sent if x_dst is x_src else x_dst)[: graph.num_dst]
+        query = self._split(self.lin_query(asking))
         if not weighed and is_worth_folding(self, sent, graph, edge):
             return self._finish(folded_attention(self, query, sent, graph), x_dst)
         key, value = (self._split(linear(sent)) for linear in (self.lin_key, self.lin_value))
@@ -101,10 +102,13 @@ class TransformerConv(pyg.TransformerConv):
 
     def _finish(self, out: Tensor, x: Tensor) -> Tensor:
         """`beta W_1 x + (1 - beta) out`, or their sum, of all destinations."""
-        out = with_others(out.flatten(1) if self.concat else out.mean(1), len(x))
+        out = out.flatten(1) if self.concat else out.mean(1)
         if not self.root_weight:
-            return out
+            return with_others(out, len(x))
         root = self.lin_skip(x)
+        if self.lin_beta is None and is_a_matrix(self.lin_skip):
+            return add_to_first(root, out)
+        out = with_others(out, len(x))
         if self.lin_beta is None:
             return out + root
         beta = self.lin_beta(torch.cat([out, root, out - root], dim=-1)).sigmoid()

@@ -76,7 +76,7 @@ def _(graph: SortedEdges) -> CompactCSR:
 
 
 class ToGraph(BaseTransform):
-    """Put a graph on data, or on every edge type of it, in the order of its edge_index.
+    """Put a graph on data, or on every edge type of it, in the order of its edge_index or adj_t.
 
     As `transform=` of a loader, it sorts in the loader's workers. Of a `Batch` of small graphs, it
     is applied to the batch. Layers of `graphattn.pyg` and `graphattn.attention` take the graph.
@@ -102,9 +102,9 @@ class ToGraph(BaseTransform):
             ValueError, IndexError: If an edge_index does not fit the data.
         """
         for store in data.edge_stores:
-            if "edge_index" in store:
+            if "edge_index" in store or "adj_t" in store:
                 num_src, num_dst = store.size()
-                store[self.attr] = _sorted(store.edge_index, num_src, num_dst)
+                store[self.attr] = _sorted(_index(store), num_src, num_dst)
                 _is_whole(data, store, self.attr)
         return data
 
@@ -198,7 +198,7 @@ class ToLayers(BaseTransform):
 
 def _by_destination(store: Any) -> Tensor:
     """The edge_index of an edge type, if it is sorted and fits its nodes."""
-    index = _plain(store.edge_index)
+    index = _index(store)
     check_range(index, *store.size()[::-1])
     if bool((index[1, 1:] < index[1, :-1]).any()):
         raise ValueError(
@@ -213,11 +213,16 @@ def _edges_to(index: Tensor, num_dst: int) -> Tensor:
     return index[:, : int(torch.searchsorted(index[1].contiguous(), num_dst))]
 
 
-def _plain(edge_index: Tensor) -> Tensor:
-    return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+def _index(store: Any) -> Tensor:
+    """Edges (2, E) of an edge type, in the order of its edge_index or of its transposed matrix."""
+    if "edge_index" not in store:
+        dst, src, _ = store.adj_t.coo()
+        return torch.stack([src, dst])
+    index = store.edge_index
+    return index.as_tensor() if isinstance(index, EdgeIndex) else index
 
 
 def _sorted(edge_index: Tensor, num_src: int, num_dst: int) -> Graph:
-    graph = from_edges(_plain(edge_index), num_src=num_src, num_dst=num_dst)
+    graph = from_edges(edge_index, num_src=num_src, num_dst=num_dst)
     by_dst, by_src = ((side.ptr, side.index, side.edge) for side in compact_both(graph))
     return SortedEdges(*ends(graph), num_dst, num_src, by_dst, by_src)
