@@ -12,12 +12,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
-from torch_geometric.data import Data
 
 MOST = 10  # neighbors drawn
 
 
-def attention_to_neighbors(path: Path, batch: Data, nodes: Tensor, model: Any) -> str:
+def attention_to_neighbors(path: Path, batch: Any, nodes: Tensor, model: Any) -> str:
     """Some nodes of a batch in the midst of those that they hear; a line is as wide as its weight.
 
     Args:
@@ -27,10 +26,11 @@ def attention_to_neighbors(path: Path, batch: Data, nodes: Tensor, model: Any) -
         model: With `weights(x, layers)`, (E,).
     """
     weights, (src, dst) = model.weights(batch.x, batch.layers), batch.layers[-1].edge_index
-    figure = Figure(figsize=(4.6 * len(nodes), 5.2), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(nodes), 5.1), layout="constrained")
     figure.suptitle(
-        "Whom three held-out papers attend to in the last layer: the wider the line, the more; "
-        "orange is of the same class"
+        f"Whom {len(nodes)} held-out nodes attend to in the last layer: a wide line is much, "
+        "orange is the same class"
+        + ("; of a digit, dark pixels are read" if "image" in batch else "")
     )
     for axes, node in zip(figure.subplots(1, len(nodes), squeeze=False)[0], nodes.tolist()):
         edges = (dst == node).nonzero().flatten()
@@ -39,7 +39,7 @@ def attention_to_neighbors(path: Path, batch: Data, nodes: Tensor, model: Any) -
     return save(figure, path)
 
 
-def around(axes: Axes, batch: Data, node: int, heard: list[int], weights: list[float]) -> None:
+def around(axes: Axes, batch: Any, node: int, heard: list[int], weights: list[float]) -> None:
     """A node, and what it hears around it, clockwise from the top by weight."""
     same = [bool(batch.y[other] == batch.y[node]) for other in heard]
     for number, (other, weight) in enumerate(zip(heard, weights)):
@@ -53,11 +53,11 @@ def around(axes: Axes, batch: Data, node: int, heard: list[int], weights: list[f
     own = sum(weight for weight, alike in zip(weights, same) if alike)
     title = f"{sum(same)} of {len(heard)} are of its class, with {own:.0%} of the weight"
     axes.set_title(title, size=10)
-    axes.set(xlim=(-1.55, 1.55), ylim=(-1.55, 1.55), aspect="equal")
+    axes.set(xlim=(-1.55, 1.55), ylim=(-1.5, 1.5), aspect="equal")
     axes.axis("off")
 
 
-def show(axes: Axes, batch: Data, node: int, place: tuple[float, float], color: str) -> None:
+def show(axes: Axes, batch: Any, node: int, place: tuple[float, float], color: str) -> None:
     """A node as the digit that it is, what can't be read of it pale; or as its class."""
     if "image" not in batch:
         box = {"boxstyle": "circle", "facecolor": "white", "edgecolor": color}

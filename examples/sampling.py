@@ -1,8 +1,9 @@
 """Batches of the neighbors of some nodes, and what they take."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
 from torch_geometric.loader import NeighborLoader
 from torch_geometric.typing import WITH_PYG_LIB, WITH_TORCH_SPARSE
 
@@ -16,7 +17,7 @@ pip install --no-build-isolation torch_sparse; or pass --full-batch, which sampl
 class Sampled:
     """Batches of the neighbors of some nodes; every node, if there is no fan-out."""
 
-    def __init__(self, data: Data, depth: int, fan_out: int | None) -> None:
+    def __init__(self, data: Any, depth: int, fan_out: int | None) -> None:
         self.data, self.loader = data, None
         if fan_out is None:
             data = ToGraph()(data)
@@ -28,14 +29,14 @@ class Sampled:
             transform = ToLayers(depth)
             self.loader = NeighborLoader(data, [fan_out] * depth, transform=transform)
 
-    def __call__(self, nodes: Tensor) -> tuple[Data, Tensor]:
+    def __call__(self, nodes: Tensor) -> tuple[Any, Tensor]:
         """A batch, and where in the result of the model the nodes are."""
         if self.loader is None:
             return self.whole, nodes
         return self.loader(nodes), torch.arange(len(nodes))
 
 
-def kept(model: nn.Module, batch: Data) -> float:
+def kept(model: nn.Module, batch: Any) -> float:
     """Megabytes that a step keeps for its backward pass, beside the parameters."""
     own = {parameter.data_ptr() for parameter in model.parameters()}
     sizes: dict[int, int] = {}

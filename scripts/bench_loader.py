@@ -31,7 +31,7 @@ class Model(torch.nn.Module):
         self.convs = torch.nn.ModuleList(kind(WIDTH, DIM, HEADS) for _ in FAN_OUT)
         self.classify = torch.nn.Linear(HEADS * DIM, CLASSES)
 
-    def forward(self, batch: Data) -> Tensor:
+    def forward(self, batch: Any) -> Tensor:
         x: Any = batch.x
         for conv in self.convs:
             x = conv(x, batch.edge_index).relu()
@@ -41,7 +41,7 @@ class Model(torch.nn.Module):
 class Layered(Model):
     """The same, where each layer computes no more than the seeds hear of."""
 
-    def forward(self, batch: Data) -> Tensor:
+    def forward(self, batch: Any) -> Tensor:
         x: Any = batch.x
         for conv, graph in zip(self.convs, batch.layers):
             edges = graph if isinstance(conv, OURS) else graph.edge_index
@@ -89,7 +89,7 @@ def suite(device: torch.device, rounds: int) -> list[Row]:
     return rows
 
 
-def sample(loader: NeighborLoader, number: int) -> Data:
+def sample(loader: NeighborLoader, number: int) -> Any:
     torch.manual_seed(number)
     return loader(torch.randperm(NODES)[:SEEDS])
 
