@@ -28,20 +28,30 @@ def first_nodes(graph: Graph) -> Graph:
         >>> first_nodes(ga.from_edges([[1, 3, 2], [0, 0, 1]], 9))
         edge list: 4 sources -> 2 destinations, 3 edges, 37.5% of all pairs
     """
-    if torch.compiler.is_compiling() or not hasattr(graph, "src"):
+    if torch.compiler.is_compiling() or (first := part(graph)) is None:
         return graph
-    return _first_nodes(graph)
+    return first
 
 
 @fact
-def _first_nodes(graph: Graph) -> Graph:
-    src, dst = ends(graph)
-    num_src, num_dst = (int(end.max()) + 1 if len(end) else 0 for end in (src, dst))
+def part(graph: Graph) -> Graph | None:
+    """The graph of the first nodes; None if few are left out, or it is no list of edges."""
+    return None
+
+
+@part.register
+def _(graph: EdgeList) -> Graph | None:
+    sizes = sizes_of_part(graph)
+    return None if sizes is None else EdgeList(*ends(graph), *sizes)
+
+
+def sizes_of_part(graph: Graph) -> tuple[int, int] | None:
+    """Numbers of destinations and sources that take part, if some are worth leaving out."""
+    num_src, num_dst = (int(end.max()) + 1 if len(end) else 0 for end in ends(graph))
     if graph.num_src == graph.num_dst:  # one tensor of nodes, of which both are parts
         num_src = max(num_src, num_dst)
-    if num_src + num_dst > WORTH * (graph.num_src + graph.num_dst):
-        return graph
-    return EdgeList(src, dst, num_dst, num_src)
+    few = num_src + num_dst <= WORTH * (graph.num_src + graph.num_dst)
+    return (num_dst, num_src) if few else None
 
 
 def with_others(out: Tensor, num_dst: int) -> Tensor:

@@ -23,6 +23,7 @@ from graphattn.graphs.csr import (
 )
 from graphattn.graphs.graph import on_device
 from graphattn.graphs.structure import count_edges
+from graphattn.pyg.reach import part, sizes_of_part
 
 Side = tuple[Tensor, Tensor, Tensor | None]
 """The parts of a `CompactCSR`, as a plain tuple, which graphs move and pickle."""
@@ -73,6 +74,17 @@ def _(graph: SortedEdges) -> CompactCSR:
 @compact_by_source.register
 def _(graph: SortedEdges) -> CompactCSR:
     return CompactCSR(*graph.by_src)
+
+
+@part.register
+def _(graph: SortedEdges) -> Graph | None:
+    if (sizes := sizes_of_part(graph)) is None:
+        return None
+    sides = (
+        (ptr[: count + 1], index, edge)
+        for count, (ptr, index, edge) in zip(sizes, (graph.by_dst, graph.by_src))
+    )
+    return SortedEdges(graph.src, graph.dst, *sizes, *sides)
 
 
 class ToGraph(BaseTransform):

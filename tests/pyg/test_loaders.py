@@ -16,6 +16,7 @@ from torch_geometric.utils import trim_to_layer
 
 import graphattn as ga
 from graphattn import pyg
+from graphattn.graphs.csr import compact_both
 from graphattn.pyg.reach import first_nodes
 from tests.pyg.sampling import needs_sampler, sampled
 from tests.pyg.test_layers import DIM, EDGE_DIM, HEAD_DIM, HEADS, NAMES, close, inputs, randn
@@ -223,10 +224,20 @@ def test_what_is_no_batch_of_a_loader_is_said() -> None:
 # --- the first nodes ------------------------------------------------------------------------------
 
 
-def test_first_nodes() -> None:
-    graph = first_nodes(ga.from_edges(batch().edge_index, NODES))
-    assert (graph.num_src, graph.num_dst) == tuple(batch().edge_index.amax(1) + 1)
-    assert torch.equal(graph.edge_index, batch().edge_index)
+@pytest.mark.parametrize("travels", [False, True])
+def test_first_nodes(travels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that comes sorted stays so."""
+    whole = ga.from_edges(batch().edge_index, NODES)
+    if travels:
+        whole = pyg.ToGraph()(Data(edge_index=batch().edge_index, num_nodes=NODES)).graph
+        monkeypatch.setattr("graphattn.graphs.csr._compact", None)
+    graph = first_nodes(whole)
+    sizes = (batch().edge_index.amax(1) + 1).tolist()
+    assert [graph.num_src, graph.num_dst] == sizes
+    if travels:
+        compact_both(graph)
+        monkeypatch.undo()
+    same(graph, batch().edge_index, *sizes)
 
 
 @pytest.mark.parametrize("kind", ["most take part", "a rule", "no edges"])
