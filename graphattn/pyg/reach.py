@@ -70,11 +70,14 @@ class AddToFirst(torch.autograd.Function):
     """Adds to the first rows in place; autograd of a view would copy the gradient of all rows."""
 
     @staticmethod
-    def forward(ctx: Any, whole: Tensor, first: Tensor) -> Tensor:
-        ctx.mark_dirty(whole)
-        ctx.num_first = len(first)
+    def forward(whole: Tensor, first: Tensor) -> Tensor:
         whole[: len(first)].add_(first)
         return whole
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.mark_dirty(inputs[0])
+        ctx.num_first = len(inputs[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore

@@ -323,3 +323,19 @@ def test_the_cache_forgets_batches() -> None:
         assert len(pyg.graph_cache) == 1
     del data
     assert len(pyg.graph_cache) == 0
+
+
+def test_nothing_of_the_user_is_written_into() -> None:
+    """The part that hears is added in place, to what the layer itself has made."""
+    data = batch()
+    conv = pyg.TransformerConv(DIM, DIM, heads=1).double()
+    x, before = data.x.clone(), data.x.clone()
+    expected = nn.TransformerConv.forward(conv, x, data.edge_index)
+    close(conv(x, data.edge_index), expected)
+    seen: list[Tensor] = []
+    conv.lin_skip.register_forward_hook(lambda _, args, out: seen.append(out))
+    close(conv(x, data.edge_index), expected)
+    close(seen[0], torch.nn.functional.linear(x, conv.lin_skip.weight, conv.lin_skip.bias))
+    conv.lin_skip = torch.nn.Identity()
+    close(conv(x, data.edge_index), nn.TransformerConv.forward(conv, x, data.edge_index))
+    assert torch.equal(x, before)
