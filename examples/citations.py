@@ -85,6 +85,6 @@ def baselines(data: Any, train: Tensor, test: Tensor) -> dict[str, float]:
     both = torch.cat([data.x, heard], dim=1)
     found = {"most common class": (data.y[test] == data.y[train].mode().values).float().mean()}
     for name, x in (("own features", data.x), ("and neighbors' mean", both)):
-        fitted = LogisticRegression(max_iter=200).fit(x[train].numpy(), data.y[train].numpy())
+        fitted = LogisticRegression(max_iter=1000).fit(x[train].numpy(), data.y[train].numpy())
         found[f"logistic regression, {name}"] = fitted.score(x[test].numpy(), data.y[test].numpy())
     return {name: float(share) for name, share in found.items()}

@@ -51,7 +51,7 @@ def around(axes: Axes, batch: Any, node: int, heard: list[int], weights: list[fl
         axes.text(1.36 * x, 1.36 * y, f"{weight:.0%}", ha="center", va="center", size=9)
     show(axes, batch, node, (0, 0), "black")
     own = sum(weight for weight, alike in zip(weights, same) if alike)
-    title = f"{sum(same)} of {len(heard)} are of its class, with {own:.0%} of the weight"
+    title = f"of these {len(heard)}, {sum(same)} are of its class, with {own:.0%} of the weight"
     axes.set_title(title, size=10)
     axes.set(xlim=(-1.55, 1.55), ylim=(-1.5, 1.5), aspect="equal")
     axes.axis("off")
