@@ -6,6 +6,7 @@ import copy
 import warnings
 from typing import Any
 
+import bench_loader
 import torch
 from bench_sparse import random_edges
 from timing import Call, Row, compare
@@ -67,4 +68,4 @@ def suite(device: torch.device, rounds: int) -> list[Row]:
             if not compiled:
                 case, fresh = f"{case}, new edges", of_layer(ours, index, fresh=True)
                 rows += compare(case, inputs, fresh, peers, bound={}, **few)
-    return rows
+    return rows + bench_loader.suite(device, rounds)

@@ -1,14 +1,14 @@
 """PyG's attention layers, fused: the same constructors, parameters, results and hooks.
 
 `accelerate(model)` exchanges those inside of a model; `graph_cache` keeps the graphs of edge_index
-tensors that come again; `ToGraph` puts graphs on PyG's data.
+tensors that come again; `ToGraph` and `ToLayers` put graphs on PyG's data.
 """
 
 from graphattn.pyg.cache import GraphCache, graph_cache
 from graphattn.pyg.gat_conv import GATConv, GATv2Conv
 from graphattn.pyg.replace import Report, accelerate, restore
 from graphattn.pyg.transformer_conv import TransformerConv
-from graphattn.pyg.transforms import ToGraph
+from graphattn.pyg.transforms import ToGraph, ToLayers
 
 __all__ = [
     # layers
@@ -22,5 +22,6 @@ __all__ = [
     # graphs
     "GraphCache",
     "ToGraph",
+    "ToLayers",
     "graph_cache",
 ]

@@ -16,6 +16,8 @@ from graphattn.attention import attention, attention_weights
 from graphattn.features import Features, Projected
 from graphattn.pyg.edges import Edges, both_nodes, plain_weight, read_edges, required_attr
 from graphattn.pyg.fallback import for_pyg, keep_templates, why_never, why_not_now
+from graphattn.pyg.folded import folded_attention, is_a_matrix, is_worth_folding
+from graphattn.pyg.reach import add_to_first, first_nodes, with_others
 
 
 class TransformerConv(pyg.TransformerConv):
@@ -73,13 +75,17 @@ class TransformerConv(pyg.TransformerConv):
         x_src, x_dst = both_nodes(x)
         edges = read_edges(edge_index, edge_attr, x_src, len(x_src), len(x_dst))
         edge = self._edge_features(edges)
-        query = self._split(self.lin_query(x_dst))
-        key, value = (self._split(linear(x_src)) for linear in (self.lin_key, self.lin_value))
+        graph = first_nodes(edges.graph)
+        sent, weighed = x_src[: graph.num_src], isinstance(return_attention_weights, bool)
+        asking = (sent if x_dst is x_src else x_dst)[: graph.num_dst]
+        query = self._split(self.lin_query(asking))
+        if not weighed and is_worth_folding(self, sent, graph, edge):
+            return self._finish(folded_attention(self, query, sent, graph), x_dst)
+        key, value = (self._split(linear(sent)) for linear in (self.lin_key, self.lin_value))
         dropout = self.dropout if self.training else 0.0
-        graph = edges.graph
         out = attention(query, key, value, graph, edge_key=edge, edge_value=edge, dropout=dropout)
-        out = self._with_root(out.flatten(1) if self.concat else out.mean(1), x_dst)
-        if not isinstance(return_attention_weights, bool):
+        out = self._finish(out, x_dst)
+        if not weighed:
             return out
         weights = attention_weights(query, key, graph, edge_key=edge)
         return out, (edges.index, weights)
@@ -93,11 +99,15 @@ class TransformerConv(pyg.TransformerConv):
             return self._split(self.lin_edge(attr))
         return Projected(attr, weight.unflatten(0, (self.heads, self.out_channels)))
 
-    def _with_root(self, out: Tensor, x: Tensor) -> Tensor:
-        """`beta W_1 x + (1 - beta) out`, or their sum."""
+    def _finish(self, out: Tensor, x: Tensor) -> Tensor:
+        """`beta W_1 x + (1 - beta) out`, or their sum, of all destinations."""
+        out = out.flatten(1) if self.concat else out.mean(1)
         if not self.root_weight:
-            return out
+            return with_others(out, len(x))
         root = self.lin_skip(x)
+        if self.lin_beta is None and is_a_matrix(self.lin_skip):
+            return add_to_first(root, out)
+        out = with_others(out, len(x))
         if self.lin_beta is None:
             return out + root
         beta = self.lin_beta(torch.cat([out, root, out - root], dim=-1)).sigmoid()

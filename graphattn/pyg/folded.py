@@ -1,0 +1,71 @@
+"""Keys and values that are not made: what maps nodes moves from the sources to the destinations.
+
+`<q_i, W_k x_j> = <W_k' q_i, x_j>` and `sum_j w_ij W_v x_j = W_v sum_j w_ij x_j`: where few
+destinations hear many sources, as in the batches of a loader, far fewer rows are multiplied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import Linear
+
+from graphattn.attention import attention
+from graphattn.graphs import Graph
+from graphattn.graphs.csr import ends
+from graphattn.graphs.facts import fact
+
+EDGE_OVER_ROW = 8
+"""Time of a multiply-add of an edge, gathered, over that of a row of a matrix product."""
+
+
+def is_worth_folding(layer: Any, x_src: Tensor, graph: Graph, edge: Tensor | None) -> bool:
+    """Whether a `TransformerConv` takes less time with keys and values folded.
+
+    Features of edges are added to keys and values, which then have to be there; so have they to be
+    for whatever else than a product with a matrix the layer makes of them.
+    """
+    linear = (layer.lin_key, layer.lin_value)
+    if edge is not None or (layer.training and layer.dropout > 0):
+        return False
+    if x_src.device.type != "cpu" or torch.compiler.is_compiling():  # measured on CPUs alone
+        return False
+    if not all(map(is_a_matrix, linear)):
+        return False
+    wide, narrow = layer.heads * x_src.shape[1], layer.heads * layer.out_channels
+    rows = (graph.num_src - graph.num_dst) * x_src.shape[1] * narrow
+    return rows > EDGE_OVER_ROW * graph.num_edges * max(wide - narrow, 0) and rows > 0
+
+
+def folded_attention(layer: Any, query: Tensor, x_src: Tensor, graph: Graph) -> Tensor:
+    """What `attention` gives for the keys and values of a layer, (num_dst, heads, out_channels).
+
+    A bias of keys adds the same to all logits of a destination, and changes nothing.
+    """
+    key, value = layer.lin_key, layer.lin_value
+    split = (layer.heads, layer.out_channels, x_src.shape[1])
+    asked = torch.einsum("nhd,hdc->nhc", query, key.weight.view(split))
+    sent = x_src[:, None]  # (num_src, 1, channels), for all heads
+    scale = layer.out_channels**-0.5
+    heard = attention(asked, sent, sent, graph, scale=scale)
+    out = torch.einsum("nhc,hdc->nhd", heard, value.weight.view(split))
+    if value.bias is not None:
+        bias = value.bias * _hears(graph)[:, None] + 0 * key.bias  # whose gradient is 0
+        out = out + bias.view(-1, *split[:2]).to(out.dtype)
+    return out
+
+
+def is_a_matrix(linear: Any) -> bool:
+    """Whether a map is nothing but a product with a matrix, at which nobody looks."""
+    hooked = linear._forward_hooks or linear._forward_pre_hooks  # -1 waits in a hook
+    return type(linear) is Linear and not hooked
+
+
+@fact
+def _hears(graph: Graph) -> Tensor:
+    """Which destinations hear anybody, (num_dst,)."""
+    hears = torch.zeros(graph.num_dst, dtype=torch.bool, device=graph.device)
+    hears[ends(graph)[1]] = True
+    return hears
