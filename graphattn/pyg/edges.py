@@ -129,10 +129,10 @@ def required_attr(layer: Any, edges: Edges) -> Tensor:
     return edges.attr
 
 
-def plain_weight(lin: Any) -> Tensor | None:
-    """The matrix of a linear map that is nothing but that: without bias, hooks and changes."""
-    hooked = lin._forward_hooks or lin._forward_pre_hooks  # -1 waits in a hook
-    return lin.weight if type(lin) is Linear and lin.bias is None and not hooked else None
+def is_a_matrix(linear: Any) -> bool:
+    """Whether a map is nothing but a product with a matrix, at which nobody looks."""
+    hooked = linear._forward_hooks or linear._forward_pre_hooks  # -1 waits in a hook
+    return type(linear) is Linear and not hooked
 
 
 def with_loops(edges: Edges, fill_value: Any) -> Edges:

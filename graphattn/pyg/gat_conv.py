@@ -16,8 +16,8 @@ from graphattn.attention import attention, attention_weights
 from graphattn.pyg.edges import (
     Edges,
     both_nodes,
+    is_a_matrix,
     node_pair,
-    plain_weight,
     read_edges,
     required_attr,
     with_loops,
@@ -165,10 +165,12 @@ class GATConv(pyg.GATConv):
         """`<c, W_e e_ij>`, (E, heads, 1); as `<W_e^T c, e_ij>` if W_e is nothing but a matrix."""
         if self.lin_edge is None:
             return None
-        attr, weight = _columns(required_attr(self, edges)), plain_weight(self.lin_edge)
-        if weight is None:
+        attr = _columns(required_attr(self, edges))
+        if not is_a_matrix(self.lin_edge):
             return (_split(self, self.lin_edge(attr)) * self.att_edge).sum(-1, keepdim=True)
-        of_heads = (_split(self, weight.T) * self.att_edge).sum(-1)  # (edge_dim, heads)
+        of_heads = (_split(self, self.lin_edge.weight.T) * self.att_edge).sum(
+            -1
+        )  # (edge_dim, heads)
         return linear(attr, of_heads.T)[..., None]
 
 

@@ -14,9 +14,9 @@ from torch_geometric import nn as pyg
 
 from graphattn.attention import attention, attention_weights
 from graphattn.features import Features, Projected
-from graphattn.pyg.edges import Edges, both_nodes, plain_weight, read_edges, required_attr
+from graphattn.pyg.edges import Edges, both_nodes, is_a_matrix, read_edges, required_attr
 from graphattn.pyg.fallback import for_pyg, keep_templates, why_never, why_not_now
-from graphattn.pyg.folded import folded_attention, is_a_matrix, is_worth_folding
+from graphattn.pyg.folded import folded_attention, is_worth_folding
 from graphattn.pyg.reach import add_to_first, first_nodes, with_others
 
 
@@ -94,10 +94,10 @@ class TransformerConv(pyg.TransformerConv):
         """`W_6 e_ij`, (E, heads, out_channels); not written out if W_6 is nothing but a matrix."""
         if self.lin_edge is None:
             return None
-        attr, weight = required_attr(self, edges), plain_weight(self.lin_edge)
-        if weight is None or attr.shape[-1] != weight.shape[-1]:  # torch has the better error
-            return self._split(self.lin_edge(attr))
-        return Projected(attr, weight.unflatten(0, (self.heads, self.out_channels)))
+        attr, linear = required_attr(self, edges), self.lin_edge
+        if not is_a_matrix(linear) or attr.shape[-1] != linear.in_channels:  # torch has the error
+            return self._split(linear(attr))
+        return Projected(attr, linear.weight.unflatten(0, (self.heads, self.out_channels)))
 
     def _finish(self, out: Tensor, x: Tensor) -> Tensor:
         """`beta W_1 x + (1 - beta) out`, or their sum, of all destinations."""
