@@ -21,6 +21,7 @@ from graphattn.graphs import (
     prefix,
     shifted_windows,
     sliding_window,
+    tree,
 )
 from graphattn.plan import Plan
 
@@ -45,6 +46,7 @@ __all__ = [
     "prefix",
     "shifted_windows",
     "sliding_window",
+    "tree",
     # attention over it
     "attention",
     "attention_weights",
