@@ -51,7 +51,7 @@ class Branches:
 
 
 def tree(parents: Tensor | Iterable[int]) -> Graph:
-    """Each node of a tree attends to itself and its ancestors (Miao et al. 2024, section 4.1).
+    """Each node of a tree attends to itself and its ancestors (SpecInfer, Miao et al. 2024).
 
     Args:
         parents: The parent of each node, int64 (nodes,); -1 for a root. A node comes after its

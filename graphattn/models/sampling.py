@@ -62,7 +62,7 @@ class Choice:
         vocab = scores.shape[-1]
         if self.top_k is not None and self.top_k > vocab:
             raise ValueError(
-                f"top_k must be at most {vocab}, the tokens there are, got {self.top_k}"
+                f"top_k must be at most {vocab}, the number of tokens, got {self.top_k}"
             )
         if self.temperature == 0:
             likeliest = scores.argmax(dim=-1, keepdim=True)

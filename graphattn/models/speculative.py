@@ -63,7 +63,7 @@ def speculative(
 
     Of guesses, the model draws its own token at each node, and goes on as long as that is one of
     the node's children: the text is the one that `generate` draws with the same seed, up to
-    rounding, whatever was guessed (SpecInfer, Miao et al. 2024, section 4.3, greedy). Of tokens
+    rounding, whatever was guessed (SpecInfer, Miao et al. 2024, section 4). Of tokens
     that were drawn with known probabilities, more are taken, and the text has the same
     distribution (Leviathan et al. 2023, algorithm 1).
 

@@ -30,7 +30,7 @@ class Memory(Protocol):
 
 
 class KVCache:
-    """Keys and values of the nodes that later ones attend to, for one layer (Pope et al. 2023, 2).
+    """Keys and values of the nodes that later ones attend to, for one layer (Shazeer 2019).
 
     Nodes come in the order of their numbers, one or several at a time. What is kept of them is what
     the graph asks for: a key is dropped as soon as no later node has an edge from it. Over `causal`
@@ -148,7 +148,8 @@ class KVCache:
         chosen = KVCache(self.graph)
         chosen.lengths = self.lengths
         if len(self.lengths) > 1:
-            chosen.lengths = _alike(tuple(self.lengths[row] for row in rows.tolist()))
+            lengths = tuple(self.lengths[row] for row in rows.tolist())
+            chosen.lengths = _alike(lengths) or self.lengths[:1]
         if self._keys.ndim == 3:
             raise ValueError("the cache holds one sequence, without a batch to select from")
         if self._keys.ndim > 3:
@@ -237,7 +238,7 @@ class Draft:
 
     `GraphAttention.step` over it lets every node attend as if its branch were the sequence: to what
     the graph gives a node of its place, among the nodes kept and its own ancestors. The cache stays
-    as it is until `accept` (SpecInfer, Miao et al. 2024, section 4.2).
+    as it is until `accept` (SpecInfer, Miao et al. 2024, section 4).
 
     Example:
         >>> import torch
