@@ -71,7 +71,7 @@ def test_greedy_texts_are_those_of_reading_all_again(graph, block):
     assert alone == expected
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.integers(3, 9), st.data())
 def test_greedy_texts_of_any_causal_graph(n, data):
     graph = data.draw(trees(n, n, 2)).graph & ga.causal(n)
