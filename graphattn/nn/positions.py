@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -174,8 +175,7 @@ def at_places(positions: Positions, x: Tensor, places: Tensor) -> Tensor:
         >>> torch.equal(last, rotary(x)[3:])
         True
     """
-    function = positions.forward if isinstance(positions, nn.Module) else positions
-    if "places" in inspect.signature(function).parameters:
+    if _takes_places(positions):
         return positions(x, places=places)  # pyright: ignore[reportCallIssue]
     if places.ndim > 1:
         return torch.stack([at_places(positions, *pair) for pair in zip(x, places)])
@@ -185,6 +185,17 @@ def at_places(positions: Positions, x: Tensor, places: Tensor) -> Tensor:
     every = x.new_zeros(*x.shape[:-3], int(places[-1]) + 1, *x.shape[-2:])
     every = every.index_copy(-3, places, x)
     return positions(every).index_select(-3, places)
+
+
+def _takes_places(positions: Positions) -> bool:
+    if isinstance(positions, nn.Module):
+        return _has_places(type(positions).forward)
+    return _has_places(positions if inspect.isroutine(positions) else type(positions).__call__)
+
+
+@lru_cache(128)
+def _has_places(function: Callable[..., Tensor]) -> bool:
+    return "places" in inspect.signature(function).parameters
 
 
 def _check_places(places: Tensor, count: int, what: str, argument: str) -> None:
