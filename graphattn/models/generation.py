@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from graphattn.graphs import Graph
 from graphattn.graphs.checks import integer, items
+from graphattn.graphs.graph import require_graph
 from graphattn.models.layers import graph_of_each
 from graphattn.models.sampling import Choice, Dice, draw
 from graphattn.nn.cache import KVCache, Memory
@@ -142,10 +143,15 @@ def make_caches(model: Decoder, graph: Graphs, longest: int, max_new_tokens: int
     """
     integer("max_new_tokens", max_new_tokens, low=1)
     nodes = longest + max_new_tokens
-    made = graph if isinstance(graph, Graph | Sequence) else graph(nodes)
-    graphs = graph_of_each(made, len(model.blocks))
+    made = graph(nodes) if callable(graph) else graph
+    if not isinstance(made, Graph | Sequence):
+        raise TypeError(
+            "graph must be a graph, a list with one for each block, or a function that makes them "
+            f"of the number of nodes, got {type(made).__name__} {made!r:.60}"
+        )
+    graphs = [require_graph(each) for each in graph_of_each(made, len(model.blocks))]
     for each in graphs:
-        if isinstance(each, Graph) and each.num_dst < nodes:
+        if each.num_dst < nodes:
             raise ValueError(
                 f"{each} has {each.num_dst} nodes, but a prompt of {longest} tokens and "
                 f"{max_new_tokens} new ones need {nodes}; build the graph on {nodes} nodes or more"

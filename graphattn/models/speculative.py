@@ -133,8 +133,10 @@ def verify(
     device = model.embedding.weight.device
     tokens = torch.cat([torch.tensor([token]), proposal.tokens.cpu()])
     branches = Branches.of(torch.cat([torch.tensor([-1]), proposal.parents.cpu() + 1]))
-    drafts = [Draft(cache, branches) for cache in caches]
-    p = choice.probabilities(model.scores(model.step(tokens.to(device), drafts)))
+    # The token alone is a usual step, for which nothing is copied.
+    drafts = [Draft(cache, branches) for cache in caches] if len(tokens) > 1 else []
+    x = model.step(tokens.to(device), drafts or caches)
+    p = choice.probabilities(model.scores(x))
     child = {
         (parent, token): node
         for node, (parent, token) in enumerate(zip(branches.parents.tolist(), tokens.tolist()))
