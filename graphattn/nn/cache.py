@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graphattn.attention import attention
 from graphattn.graphs import Graph
-from graphattn.graphs.checks import integers, items
+from graphattn.graphs.checks import integer, integers, items
 from graphattn.graphs.graph import num_nodes, require_graph
 from graphattn.graphs.order import edge_ahead
 from graphattn.graphs.tree import Branches
@@ -130,6 +130,36 @@ class KVCache:
                 graph, or the sequences of the batch have different lengths.
         """
         return Draft(self, Branches.of(parents))
+
+    def rewind(self, length: int) -> None:
+        """Forget the nodes from this number on, so that others may come in their place.
+
+        Over a causal graph that can always be done, and over a window only until it is full.
+
+        Args:
+            length: How many nodes are left, at most as many as came.
+
+        Raises:
+            ValueError: If there are fewer nodes, if sequences have different lengths, or if a key
+                that is needed again was dropped in the meantime.
+
+        Example:
+            >>> import torch
+            >>> from graphattn import causal, nn
+            >>> cache, layer = nn.KVCache(causal(9)), nn.GraphAttention(8, heads=2)
+            >>> _ = layer.step(torch.randn(5, 8), cache)
+            >>> cache.rewind(2)
+            >>> cache.places(1).tolist()
+            [2]
+        """
+        length = integer("length", length, high=self._length)
+        lost = schedule(self.graph).dropped(length, self._length)
+        if len(lost):
+            raise ValueError(
+                f"node {length} or a later one attends to node {int(lost[0])}, which was dropped: "
+                f"no node from {self._length} on does; read the nodes before {length} again"
+            )
+        self.lengths = (length,)
 
     def select(self, rows: Tensor) -> KVCache:
         """The sequences of these numbers, int64 (rows,), along the first batch dimension.

@@ -24,7 +24,7 @@ from graphattn.scores import Score, as_score
 _bipartite = lru_cache(4096)(bipartite)  # a row of some length comes again and again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Turn:
     """One call of new nodes: what is read, attended over, and left for later ones.
 
@@ -137,6 +137,11 @@ class Schedule:
     def alive(self, length: int) -> Tensor:
         """The nodes before `length` that are heard from there on, int64 (nodes,), ascending."""
         return (self.last[:length] >= length).nonzero().squeeze(1)
+
+    def dropped(self, length: int, now: int) -> Tensor:
+        """The nodes alive at `length` that are no more at `now`, int64 (nodes,)."""
+        alive = self.alive(length)
+        return alive[self.last[alive] < now]
 
     def next_of_each(self, lengths: tuple[int, ...], device: torch.device) -> Turn:
         """One node of each sequence, which have these lengths, or all the same."""

@@ -210,6 +210,24 @@ def test_a_draft_that_is_refused_leaves_no_trace():
     torch.testing.assert_close(layer.step(x[10:], cache), layer(x, graph)[10:])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+def test_nodes_are_taken_back_unless_a_key_is_lost(graph):
+    layer, n = layer_of({}), graph.num_dst
+    x = torch.randn(n, DIM, dtype=torch.float64)
+    last, expected = last_listener(graph), layer(x, graph)
+    for length in range(n):
+        for now in range(length, n, 3):
+            cache = nn.KVCache(graph)
+            layer.step(torch.cat([x[:length], torch.randn(now - length, DIM).double()]), cache)
+            if any(length <= last[node] < now for node in range(length)):
+                with pytest.raises(ValueError, match=f"no node from {now} on does; read the nodes"):
+                    cache.rewind(length)
+            else:
+                cache.rewind(length)
+                torch.testing.assert_close(layer.step(x[length:], cache), expected[length:])
+
+
 def test_a_score_is_told_the_edges_of_the_whole_graph():
     graph = GRAPHS["reversed edges"]
     table = torch.randn(graph.num_edges, 1, dtype=torch.float64)
@@ -297,6 +315,7 @@ def test_dropout_is_applied_in_training_alone():
         ),
         (lambda: nn.KVCache.stack([stepped(9, [2])]), ValueError, "read without batch dimensions"),
         (lambda: stepped(9, [2], ()).select(torch.tensor([0])), ValueError, "without a batch"),
+        (lambda: stepped(9, [3]).rewind(4), ValueError, "length must be between 0 and 3, got 4"),
         (lambda: stepped(9, [8]).draft([-1, 0]), ValueError, "longest branch ends at 10"),
         (lambda: stepped(9, [3]).draft([-1, 0]).accept([0]), RuntimeError, "after the layer's st"),
         (lambda: drafted([1]), ValueError, r"from a root to one of its descendants, got \[1\]"),
