@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import graphattn as ga
 from graphattn import models
@@ -11,6 +13,7 @@ from graphattn.models.generation import make_caches
 from graphattn.models.sampling import Dice, accept
 from graphattn.models.speculative import verify
 from tests.models.test_generation import GRAPHS, VOCAB, drawn
+from tests.test_laws import trees
 
 PROMPT, NEW = torch.tensor([1, 2, 3, 1, 2, 3, 4]), 19
 NOTHING = models.Proposal(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
@@ -70,6 +73,17 @@ def test_the_text_is_that_of_plain_decoding(graph, choice):
     assert calls[nothing] == NEW - 1  # the prompt tells the first
     assert [calls[oracle] for oracle in oracles] == [-(-(NEW - 1) // 2), -(-(NEW - 1) // 4), 1]
     assert calls[random_tree] <= calls[nothing]
+
+
+@settings(max_examples=30)
+@given(st.integers(4, 9), st.data())
+def test_the_text_of_any_causal_graph_and_any_tree(n, data):
+    graph = data.draw(trees(n, n, 2)).graph & ga.causal(n)
+    prompt = torch.randint(VOCAB, (data.draw(st.integers(1, n - 1)),))
+    model, options = drawn(), {"max_new_tokens": n - len(prompt)}
+    (expected,) = model.generate([prompt], graph, temperature=0, **options)
+    found = models.speculative(model, prompt, graph, random_tree, **options)
+    assert found.tokens.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)

@@ -30,7 +30,7 @@ GRAPHS = {
     "blocks": blocks_of(5),
     "no loops": CAUSAL.without_self_loops(),
     "reversed edges": ga.from_edges((ga.dilated(N, 3, 2) & CAUSAL).edge_index.flip(1), N),
-    "parallel edges": ga.from_edges([[0, 0, 1, 1, 2, 0], [1, 1, 1, 2, 4, 4]], N),
+    "parallel edges": ga.from_edges([[0, 0, 1, 1, 2, 0], [1, 1, 2, 2, 4, 4]], N),
     "alone": ga.sliding_window(N, 0),
     "no edges": CAUSAL - CAUSAL,
     "one": ga.causal(1),
