@@ -183,8 +183,10 @@ class KVCache:
         if self._keys.ndim == 3:
             raise ValueError("the cache holds one sequence, without a batch to select from")
         if self._keys.ndim > 3:
-            chosen._keys = self._keys.index_select(0, rows)
-            chosen._values = self._values.index_select(0, rows)
+            chosen._keys, chosen._values = (
+                kept.transpose(-3, -2).index_select(0, rows).transpose(-3, -2)
+                for kept in (self._keys, self._values)
+            )
         return chosen
 
     @staticmethod
@@ -207,8 +209,9 @@ class KVCache:
             )
         stacked = KVCache(caches[0].graph)
         stacked.lengths = _alike(tuple(length for cache in caches for length in cache.lengths))
-        stacked._keys = torch.stack([cache._keys for cache in caches])
-        stacked._values = torch.stack([cache._values for cache in caches])
+        for name in ("_keys", "_values"):
+            kept = [getattr(cache, name).transpose(-3, -2) for cache in caches]
+            setattr(stacked, name, torch.stack(kept).transpose(-3, -2))
         return stacked
 
     def _turn(self, count: int, device: torch.device) -> Turn:
@@ -243,12 +246,7 @@ class KVCache:
     def _make_room(self, key: Tensor, value: Tensor) -> None:
         if self._keys.ndim == 1:
             with torch.inference_mode(False):  # else the cache could be used under no other mode
-                self._keys, self._values = (
-                    torch.zeros(
-                        *x.shape[:-3], self.capacity, *x.shape[-2:], dtype=x.dtype, device=x.device
-                    )
-                    for x in (key, value)
-                )
+                self._keys, self._values = (_room(x, self.capacity) for x in (key, value))
         for new, kept in ((key, self._keys), (value, self._values)):
             alike = (new.dtype, new.device) == (kept.dtype, kept.device)
             if not alike or new.shape[:-3] + new.shape[-2:] != kept.shape[:-3] + kept.shape[-2:]:
@@ -347,6 +345,13 @@ class Draft:
 
     def _turn(self, device: torch.device) -> Turn:
         return schedule(self.cache.graph).tree(self._start, self.branches, device)
+
+
+def _room(x: Tensor, capacity: int) -> Tensor:
+    """Zeros (*batch, capacity, heads, dim); a head lies together in memory, as attention reads it."""
+    *batch, _, heads, dim = x.shape
+    zeros = torch.zeros(*batch, heads, capacity, dim, dtype=x.dtype, device=x.device)
+    return zeros.transpose(-3, -2)
 
 
 def _alike(lengths: tuple[int, ...]) -> tuple[int, ...]:
