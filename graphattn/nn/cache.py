@@ -348,7 +348,7 @@ class Draft:
 
 
 def _room(x: Tensor, capacity: int) -> Tensor:
-    """Zeros (*batch, capacity, heads, dim); a head lies together in memory, as attention reads it."""
+    """Zeros (*batch, capacity, heads, dim); heads lie one by one, as attention reads them."""
     *batch, _, heads, dim = x.shape
     zeros = torch.zeros(*batch, heads, capacity, dim, dtype=x.dtype, device=x.device)
     return zeros.transpose(-3, -2)
