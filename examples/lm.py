@@ -86,17 +86,12 @@ def bits_per_byte(run: Run, graph: ga.Graph, chunks: Tensor) -> float:
     return bits.item() / chunks[:, 1:].numel()
 
 
-@torch.no_grad()
-def write(model: ga.models.GPT, graph: ga.Graph, prompt: str, length: int) -> str:
-    """Go on from a prompt: each byte is drawn from the 20 likeliest, after the last n of them."""
-    tokens = list(prompt.encode())
-    for _ in range(length):
-        seen = tokens[-graph.num_dst :]
-        padded = seen + [0] * (graph.num_dst - len(seen))  # nobody hears what comes later
-        scores = model(torch.tensor([padded], device=model.embedding.weight.device), graph)
-        likely, byte = (scores[0, len(seen) - 1] / 0.8).topk(20)
-        tokens.append(int(byte[likely.softmax(dim=0).multinomial(1)]))
-    return bytes(tokens).decode(errors="replace")
+def write(model: ga.models.GPT, graph: ga.Graph, prompt: str, seed: int) -> str:
+    """Go on from a prompt up to the end of the graph, drawing from the 20 likeliest bytes."""
+    tokens = torch.tensor(list(prompt.encode()))
+    options = {"max_new_tokens": graph.num_dst - len(tokens), "temperature": 0.8, "top_k": 20}
+    (text,) = model.generate([tokens], graph, seed=seed, **options)
+    return prompt + bytes(text.tolist()).decode(errors="replace")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -130,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     if run.accelerator.is_main_process:
         print(f"bits per byte of {chunks[:, 1:].numel():,} held-out bytes")
         print("".join(f"  {name:10} {value:.3f}\n" for name, value in bits.items()))
-        print(write(model, graph, "def ", length=300))
+        print(write(model, graph, "def ", options.seed))
         better = 1 - bits[options.graph] / bits["bigram"]
         run.finish(
             graphs=plans([graph], options.heads, options.dim // options.heads),

@@ -22,6 +22,7 @@ from graphattn.graphs import (
     prefix,
     shifted_windows,
     sliding_window,
+    tree,
 )
 from graphattn.plan import Plan
 
@@ -46,6 +47,7 @@ __all__ = [
     "prefix",
     "shifted_windows",
     "sliding_window",
+    "tree",
     # attention over it
     "attention",
     "attention_weights",

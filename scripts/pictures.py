@@ -1,6 +1,6 @@
 """Draws the pictures of the README and of docs/pictures.md.
 
-python scripts/pictures.py          writes docs/images/graphs.png and docs/images/viz.png
+python scripts/pictures.py          writes docs/images/graphs.png, viz.png and cache.png
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import networkx
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import graphattn as ga
 from graphattn import viz
+from graphattn.graphs.order import last_listener
 
 ROOT = Path(__file__).resolve().parents[1]
 GREY = "#c8c8c8"
@@ -61,6 +63,41 @@ def draw_mask(ax: Axes, graph: ga.Graph) -> None:
     for spine in ax.spines.values():
         spine.set_color(GREY)
     ax.set_xlabel(f"{graph.num_edges} edges, {100 * graph.density:.0f}%", fontsize=9)
+
+
+def caches() -> Figure:
+    """Which keys are kept while a sequence is written, for four graphs."""
+    n = 32
+    window, causal, hubs = ga.sliding_window(n, 5), ga.causal(n), ga.hubs(n, [0, 1])
+    columns = [  # title and graph
+        ("causal(32)", causal),
+        ("sliding_window(32, 5)\n& causal(32)", window & causal),
+        (
+            "(sliding_window(32, 5) | hubs(32, [0, 1]))\n& causal(32)",
+            (window | hubs) & causal,
+        ),
+        ("expander(32, 4) & causal(32)", ga.expander(n, 4, seed=0) & causal),
+    ]
+    figure = Figure(figsize=(13, 4.1), layout="constrained")
+    for (title, graph), ax in zip(columns, figure.subplots(1, len(columns)), strict=True):
+        last, node = last_listener(graph), torch.arange(n)
+        state = torch.where(last >= node[:, None], 2, 1)
+        state[node > node[:, None]] = 0
+        state[graph.mask()] = 3
+        colors = ListedColormap(["#e4e4e4", "#ffffff", "#f9cf9c", "#d9660f"])
+        ax.imshow(state, cmap=colors, vmin=0, vmax=3)
+        ax.set_title(title, fontsize=9, family="monospace")
+        ax.set_xlabel(f"room for {ga.nn.KVCache(graph).capacity} keys", fontsize=9)
+        ax.set_xticks(np.arange(0, n, 8))
+        ax.set_yticks(np.arange(0, n, 8))
+    figure.axes[0].set_ylabel("the node that comes", fontsize=9)
+    figure.suptitle("what a KVCache holds when each of 32 nodes comes", fontsize=11)
+    figure.supxlabel(
+        "the keys of all nodes: dark, heard now; light, kept for a later node; white, dropped; "
+        "grey, yet to come",
+        size=9,
+    )
+    return figure
 
 
 def contact_sheet() -> Figure:
@@ -110,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="a folder")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, draw in (("graphs", graphs), ("viz", contact_sheet)):
+    for name, draw in (("graphs", graphs), ("viz", contact_sheet), ("cache", caches)):
         path = options.out / f"{name}.png"
         draw().savefig(path, dpi=110)
         Image.open(path).convert("RGB").quantize(192).save(path, optimize=True)  # a third in size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -80,15 +81,35 @@ def compare(
         for peer, call in peers.items():
             for mine, theirs in zip(as_list(run(ours)), as_list(run(call)), strict=True):
                 agree(mine, theirs, case, peer)
-        times: dict[str, list[float]] = {"ours": [], **{peer: [] for peer in peers}}
         calls = {"ours": ours, **peers}
-        for number in tqdm(range(rounds + 2), desc=f"{case}, {direction}", leave=False):
-            for name in list(calls) if number % 2 else list(calls)[::-1]:
-                elapsed = once(lambda: run(calls[name]), device)  # noqa: B023
-                if number >= 2:  # the first rounds warm up
-                    times[name].append(elapsed)
-        mine = times.pop("ours")
-        for peer, theirs in times.items():
+        runs: dict[str, Callable[[], object]] = {
+            name: functools.partial(run, call) for name, call in calls.items()
+        }
+        times = in_turn(f"{case}, {direction}", runs, device, rounds)
+        rows += against(case, direction, times, bound)
+    return rows
+
+
+def in_turn(
+    case: str, runs: dict[str, Callable[[], object]], device: torch.device, rounds: int
+) -> dict[str, list[float]]:
+    """Milliseconds of each call in each round; what is first in one round is last in the next."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in tqdm(range(rounds + 2), desc=case, leave=False):
+        for name in list(runs) if number % 2 else list(runs)[::-1]:
+            elapsed = once(runs[name], device)
+            if number >= 2:  # the first rounds warm up
+                times[name].append(elapsed)
+    return times
+
+
+def against(
+    case: str, direction: str, times: dict[str, list[float]], bound: dict[str, float]
+) -> list[Row]:
+    """The times of "ours" beside those of every peer."""
+    rows, mine = [], times["ours"]
+    for peer, theirs in times.items():
+        if peer != "ours":
             ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
             medians = (statistics.median(mine), statistics.median(theirs))
             rows.append(Row(case, peer, direction, *medians, ratio, bound.get(peer)))

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphattn as ga
-from graphattn.graphs.relabel import Transpose
+from graphattn.graphs.relabel import Transpose, columns
 from graphattn.graphs.structure import is_simple, is_symmetric
 from tests.graphs import truth
 from tests.graphs.agree import assert_is, assert_same_structure
@@ -246,6 +246,18 @@ def test_rows(forest, data):
     same((a | b).rows(0, cut), top | b.rows(0, cut))
     below = ga.batch([a, b]).rows(a.num_dst, a.num_dst + b.num_dst)
     assert below.mask()[:, a.num_src :].equal(b.mask())
+
+
+@given(forests(1, depth=2), st.data())
+def test_columns(forest, data):
+    (tree,) = forest
+    num_src = tree.graph.num_src
+    kept = data.draw(st.lists(st.booleans(), min_size=num_src, max_size=num_src))
+    nodes = torch.tensor(kept, dtype=torch.bool).nonzero().squeeze(1)
+    count = tree.count[:, nodes.numpy()]
+    graph = columns(tree.graph, nodes)
+    assert_is(graph, count, sorted_edges=tree.in_order)
+    assert is_simple(graph) == (count.max(initial=0) <= 1)
 
 
 @given(forests(1, depth=2))

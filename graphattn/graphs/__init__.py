@@ -7,6 +7,7 @@ from graphattn.graphs.hubs import hubs
 from graphattn.graphs.random import expander
 from graphattn.graphs.sequence import bipartite, causal, complete, prefix, sliding_window
 from graphattn.graphs.sparse import from_edges, from_mask, from_networkx, from_pyg, from_scipy
+from graphattn.graphs.tree import tree
 
 __all__ = [
     "Graph",
@@ -27,4 +28,5 @@ __all__ = [
     "prefix",
     "shifted_windows",
     "sliding_window",
+    "tree",
 ]

@@ -18,9 +18,12 @@ from graphattn.graphs.graph import (
     require_edges,
     require_graph,
 )
+from graphattn.graphs.order import edge_ahead, last_listener
 from graphattn.graphs.sequence import SlidingWindow, edges_of_intervals
 from graphattn.graphs.structure import (
+    Dense,
     Intervals,
+    as_dense,
     as_intervals,
     count_edges,
     count_intervals,
@@ -174,6 +177,39 @@ def _(graph: SetOperation) -> bool | None:
 @is_simple.register
 def _(graph: SetOperation) -> bool:
     return True
+
+
+@last_listener.register
+def _(graph: Union) -> Tensor:
+    return torch.maximum(last_listener(graph.left), last_listener(graph.right))
+
+
+@last_listener.register
+def _(graph: Intersection) -> Tensor:
+    """Beside a causal graph the other one tells it, whose edges are not listed."""
+    for causal, other in ((graph.left, graph.right), (graph.right, graph.left)):
+        if as_intervals(graph) is None and as_dense(causal) == Dense(causal=True):
+            last = last_listener(other)
+            node = torch.arange(len(last), device=last.device)
+            return last.masked_fill(last < node, -1)
+    return last_listener.rules.dispatch(Graph)(graph)
+
+
+@edge_ahead.register
+def _(graph: Union) -> tuple[int, int] | None:
+    return edge_ahead(graph.left) or edge_ahead(graph.right)
+
+
+@edge_ahead.register
+def _(graph: Intersection) -> tuple[int, int] | None:
+    if edge_ahead(graph.left) is None or edge_ahead(graph.right) is None:
+        return None
+    return edge_ahead.rules.dispatch(Graph)(graph)
+
+
+@edge_ahead.register
+def _(graph: Difference) -> tuple[int, int] | None:
+    return None if edge_ahead(graph.left) is None else edge_ahead.rules.dispatch(Graph)(graph)
 
 
 def union(left: Graph, right: Graph) -> Graph:

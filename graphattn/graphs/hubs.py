@@ -11,6 +11,7 @@ from torch import Tensor
 from graphattn.graphs.checks import integer, integers, items
 from graphattn.graphs.csr import pair_keys, pairs_of
 from graphattn.graphs.graph import Graph, require_edges
+from graphattn.graphs.order import edge_ahead, last_listener
 from graphattn.graphs.structure import Intervals, as_intervals, count_edges, is_simple, is_symmetric
 
 
@@ -52,6 +53,21 @@ def _(graph: Hubs) -> Intervals | None:
         return None
     start, stop = (torch.full((graph.num_dst,), end, device=graph.device) for end in (first, last))
     return Intervals(start.index_fill(0, hubs, 0), stop.index_fill(0, hubs, graph.num_src))
+
+
+@last_listener.register
+def _(graph: Hubs) -> Tensor:
+    last = torch.full((graph.num_src,), max(graph.nodes, default=-1), device=graph.device)
+    hubs = torch.tensor(graph.nodes, dtype=torch.int64, device=graph.device)
+    return last.index_fill_(0, hubs, graph.num_dst - 1)
+
+
+@edge_ahead.register
+def _(graph: Hubs) -> tuple[int, int] | None:
+    hub, n = max(graph.nodes, default=0), graph.num_dst
+    if not graph.nodes or n == 1:
+        return None
+    return (hub, n - 1) if hub < n - 1 else (0, hub)
 
 
 @is_symmetric.register

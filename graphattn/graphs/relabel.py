@@ -117,6 +117,51 @@ def _(graph: Rows) -> Intervals | None:
     return Intervals(start[graph.start : graph.stop], stop[graph.start : graph.stop])
 
 
+@dataclass(frozen=True, repr=False, eq=False)
+class Columns(Graph):
+    graph: Graph
+    nodes: Tensor  # int64, ascending
+
+    @property
+    def num_dst(self) -> int:
+        return self.graph.num_dst
+
+    @property
+    def num_src(self) -> int:
+        return len(self.nodes)
+
+    def edges(self) -> tuple[Tensor, Tensor]:
+        if (intervals := as_intervals(self)) is not None:
+            return edges_of_intervals(self, *intervals)
+        dst, src = self.graph.edges()
+        column = torch.searchsorted(self.nodes, src)
+        kept = torch.nn.functional.pad(self.nodes, (0, 1), value=-1)[column] == src
+        return dst[kept], column[kept]
+
+    def has_edge(self, dst, src):
+        both_numbers = not isinstance(dst, Tensor) and not isinstance(src, Tensor)
+        found = self.graph.has_edge(dst, self.nodes[src])
+        return bool(found) if both_numbers else found
+
+    def __str__(self) -> str:
+        return f"{self.graph}, {self.num_src} of its sources"
+
+
+@as_intervals.register
+def _(graph: Columns) -> Intervals | None:
+    if (intervals := as_intervals(graph.graph)) is None:
+        return None
+    start, stop = (torch.searchsorted(graph.nodes, end) for end in intervals)
+    empty = start >= stop
+    return Intervals(start.masked_fill(empty, 0), stop.masked_fill(empty, 0))
+
+
+@is_simple.register
+def _(graph: Rows | Columns) -> bool:
+    known = as_intervals(graph) is not None or is_simple(graph.graph)
+    return known or is_simple.rules.dispatch(Graph)(graph)
+
+
 @count_edges.register
 def _(graph: Transpose | Permuted) -> int:
     return graph.graph.num_edges
@@ -159,4 +204,19 @@ def rows(graph: Graph, start: int, stop: int) -> Graph:
     return on_device(Rows(graph, integer("start", start, high=stop), stop), graph.device)
 
 
+def columns(graph: Graph, nodes: Tensor) -> Graph:
+    """Some sources of a graph alone, numbered from 0; all the destinations.
+
+    Args:
+        nodes: Which sources, int64 (columns,), ascending.
+
+    Example:
+        >>> from graphattn import causal
+        >>> columns(causal(3), torch.tensor([0, 2])).mask().int().tolist()
+        [[1, 0], [1, 0], [1, 1]]
+    """
+    return on_device(Columns(graph, nodes.to(graph.device)), graph.device)
+
+
 count_edges.register(Rows)(count_intervals)
+count_edges.register(Columns)(count_intervals)

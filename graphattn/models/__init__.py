@@ -10,24 +10,31 @@ from graphattn.models.recurrent import (
     Seq2SeqGRU,
     source_graph,
 )
+from graphattn.models.sampling import Choice
 from graphattn.models.seq2seq import Seq2SeqTransformer, sentence_graphs
+from graphattn.models.speculative import Proposal, Speculation, prompt_lookup, speculative
 from graphattn.models.swin import Swin
 from graphattn.models.vit import ViT
 
 __all__ = [
     "BERT",
     "BahdanauDecoder",
+    "Choice",
     "DecomposableAttention",
     "GPT",
     "Hypothesis",
     "LuongDecoder",
+    "Proposal",
     "Seq2SeqGRU",
     "Seq2SeqTransformer",
+    "Speculation",
     "Swin",
     "ViT",
     "beam_search",
     "greedy",
     "mask_tokens",
+    "prompt_lookup",
     "sentence_graphs",
     "source_graph",
+    "speculative",
 ]

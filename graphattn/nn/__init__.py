@@ -4,6 +4,7 @@ from graphattn.biases import ALiBi
 from graphattn.nn.alignment import GlobalAttention, LocalAttention
 from graphattn.nn.attention import GraphAttention
 from graphattn.nn.biases import RelativePositionBias, ShortestPathBias, T5Bias
+from graphattn.nn.cache import Draft, KVCache
 from graphattn.nn.encodings import laplacian_encoding, random_walk_encoding
 from graphattn.nn.hopfield import HopfieldNetwork, hebbian_weights, projection_weights
 from graphattn.nn.intra import LSTMN, IntraAttention
@@ -22,6 +23,7 @@ __all__ = [
     "Concat",
     "Cosine",
     "DecoderBlock",
+    "Draft",
     "ExternalMemory",
     "GAT",
     "GATv2",
@@ -30,6 +32,7 @@ __all__ = [
     "GumbelSoftmax",
     "HopfieldNetwork",
     "IntraAttention",
+    "KVCache",
     "LSTMN",
     "LearnedPositions",
     "LocalAttention",

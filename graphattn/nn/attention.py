@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 from graphattn.attention import attention, attention_weights
 from graphattn.biases import PairBias
 from graphattn.graphs import Graph
+from graphattn.nn.cache import Memory
+from graphattn.nn.positions import Positions, at_places
 from graphattn.normalizers import Normalizer, NormalizerModule
 from graphattn.scores import Score, ScoreModule
 
@@ -29,7 +30,7 @@ class GraphAttention(nn.Module):
         score: As in `attention`; a module, such as `nn.GATv2`, is trained along.
         bias: A function or module `(dst, src) -> (pairs, heads)`, added to the scores.
         positions: A function or module applied to queries and keys, (*batch, nodes, heads,
-            head_dim) to the same shape, as `Rotary`.
+            head_dim) to the same shape, as `Rotary`; `step` gives it `places` too if it takes them.
         normalizer: As in `attention`; a module, such as `nn.SinkSoftmax`, is trained along.
         softcap: As in `attention`.
         dropout: Probability with which a weight is dropped in training.
@@ -55,7 +56,7 @@ class GraphAttention(nn.Module):
         context_dim: int | None = None,
         score: str | Score | ScoreModule = "dot",
         bias: PairBias | None = None,
-        positions: Callable[[Tensor], Tensor] | None = None,
+        positions: Positions | None = None,
         normalizer: str | Normalizer | NormalizerModule = "softmax",
         softcap: float | None = None,
         dropout: float = 0.0,
@@ -108,6 +109,30 @@ class GraphAttention(nn.Module):
         )
         return self.out(out.flatten(-2))
 
+    def step(self, x: Tensor, cache: Memory) -> Tensor:
+        """Let nodes that are new attend to those before them, whose keys and values are kept.
+
+        Args:
+            x: The next nodes, (*batch, new, dim).
+            cache: What is kept of the nodes before them, a `KVCache` or a `Draft`; it takes in the
+                new ones.
+
+        Returns:
+            (*batch, new, dim): these rows of what `forward` makes of all the nodes.
+
+        Raises:
+            ValueError: If the graph of the cache has fewer nodes, or a shape does not fit.
+        """
+        query, key = self._query_key(x, x, cache.places(x.shape[-2], x.device))
+        out = cache.attend(
+            query,
+            key,
+            self._split(self.value(x), self.kv_heads),
+            **self._meaning(),
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out(out.flatten(-2))
+
     def weights(self, x: Tensor, graph: Graph, context: Tensor | None = None) -> Tensor:
         """The weight of every edge, (*batch, E, heads) in the edge order of the graph."""
         query, key = self._query_key(x, x if context is None else context)
@@ -117,7 +142,9 @@ class GraphAttention(nn.Module):
         names = ("score", "bias", "normalizer", "softcap")
         return {name: getattr(self, name) for name in names}
 
-    def _query_key(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def _query_key(
+        self, x: Tensor, context: Tensor, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         if x.shape[-1] != self.query.in_features or context.shape[-1] != self.context_dim:
             raise ValueError(
                 f"the layer takes x of width {self.query.in_features} and context of width "
@@ -125,9 +152,11 @@ class GraphAttention(nn.Module):
             )
         query = self.query_norm(self._split(self.query(x), self.heads))
         key = self.key_norm(self._split(self.key(context), self.kv_heads))
-        if self.positions is not None:
-            query, key = self.positions(query), self.positions(key)
-        return query, key
+        if self.positions is None:
+            return query, key
+        if places is None:
+            return self.positions(query), self.positions(key)
+        return at_places(self.positions, query, places), at_places(self.positions, key, places)
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
         """(*batch, nodes, heads * head_dim) -> (*batch, nodes, heads, head_dim), a view."""

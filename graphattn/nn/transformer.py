@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from graphattn.biases import PairBias
 from graphattn.graphs import Graph
 from graphattn.nn.attention import GraphAttention
+from graphattn.nn.cache import Memory
 
 Map = Callable[[Tensor], Tensor]
 Residual = Callable[[Tensor, Map, Map], Tensor]
@@ -97,11 +98,14 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph, context: Tensor | None = None) -> Tensor:
         """(*batch, num_dst, dim) to the same; `graph` and `context` as in `GraphAttention`."""
+        return self._around(x, lambda y: self.attention(y, graph, context))
 
-        def attend(y: Tensor) -> Tensor:
-            return self.dropout(self.attention(y, graph, context))
+    def step(self, x: Tensor, cache: Memory) -> Tensor:
+        """Nodes that are new, (*batch, new, dim) to the same; `cache` as in `GraphAttention`."""
+        return self._around(x, lambda y: self.attention.step(y, cache))
 
-        x = self.residual(x, self.attention_norm, attend)
+    def _around(self, x: Tensor, attend: Map) -> Tensor:
+        x = self.residual(x, self.attention_norm, lambda y: self.dropout(attend(y)))
         return self.residual(x, self.mlp_norm, lambda y: self.dropout(self.mlp(y)))
 
 

@@ -12,6 +12,7 @@ import torch
 
 import graphattn as ga
 from graphattn.graphs.csr import CSR
+from graphattn.graphs.order import edge_ahead, last_listener
 from graphattn.graphs.structure import Blocks, as_blocks, as_dense, as_intervals
 from tests.graphs.truth import matrix, of_pairs
 
@@ -35,6 +36,7 @@ def assert_is(graph: ga.Graph, count: np.ndarray, *, sorted_edges: bool = True) 
     _assert_compressed(graph.csr(), pairs, graph.num_dst)
     _assert_compressed(graph.csc(), [(j, i) for i, j in pairs], graph.num_src)
     _assert_has_edge(graph, count)
+    _assert_order(copy.copy(graph), count)
     assert_structure_is_true(graph, count)
     assert f"{count.sum():,} edges" in repr(graph)
 
@@ -119,6 +121,17 @@ def _assert_has_edge(graph: ga.Graph, count: np.ndarray) -> None:
         answer = graph.has_edge(dst=i, src=j)
         assert isinstance(answer, bool)
         assert answer == exists[i][j]
+
+
+def _assert_order(graph: ga.Graph, count: np.ndarray) -> None:
+    last = [max(column.nonzero()[0], default=-1) for column in count.T]
+    assert last_listener(graph).tolist() == last
+    edge = edge_ahead(graph)
+    assert (edge is None) == (not np.triu(count, 1).any())
+    if edge is not None:
+        dst, src = edge
+        assert src > dst
+        assert count[dst, src] > 0
 
 
 def _pairs_of(count: np.ndarray) -> Counter:

@@ -1,0 +1,94 @@
+"""Nodes that come one after another: who is heard last, and how long a node must be remembered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.graphs.facts import fact
+from graphattn.graphs.structure import Intervals, as_intervals
+
+if TYPE_CHECKING:
+    from graphattn.graphs.graph import Graph
+
+
+@fact
+def edge_ahead(graph: Graph) -> tuple[int, int] | None:
+    """An edge `(dst, src)` whose source comes after its destination; None in a causal graph."""
+    if (intervals := as_intervals(graph)) is not None:
+        row = torch.arange(graph.num_dst, device=graph.device)
+        ahead = (intervals.stop > row + 1).nonzero()
+        return (int(ahead[0]), int(intervals.stop[ahead[0]]) - 1) if len(ahead) else None
+    src, dst = graph.edge_index
+    ahead = (src > dst).nonzero()
+    return (int(dst[ahead[0]]), int(src[ahead[0]])) if len(ahead) else None
+
+
+@fact
+def last_listener(graph: Graph) -> Tensor:
+    """The largest destination that hears each source, int64 (num_src,); -1 where there is none."""
+    if (intervals := as_intervals(graph)) is not None:
+        return _last_of_intervals(intervals, graph.num_src)
+    src, dst = graph.edge_index
+    last = torch.full((graph.num_src,), -1, device=graph.device)
+    return last.scatter_reduce_(0, src, dst, "amax")
+
+
+def _last_of_intervals(intervals: Intervals, num_src: int) -> Tensor:
+    """Without listing edges, in O(n log n).
+
+    An interval is the union of two of a length that is a power of two. From the longest on, each
+    is cut in halves, and those that begin together are one with the largest destination.
+    """
+    start, stop = intervals
+    row = torch.arange(len(start), device=start.device)
+    length = stop - start
+    last = torch.full((num_src,), -1, device=start.device)
+    for level in reversed(range(num_src.bit_length())):
+        size = 2**level
+        if 2 * size <= num_src:
+            last[size:] = torch.maximum(last[size:], last[:-size])  # the second halves
+        own = (length >= size) & (length < 2 * size)
+        for begin in (start[own], stop[own] - size):
+            last.scatter_reduce_(0, begin, row[own], "amax")
+    return last
+
+
+class Slots(NamedTuple):
+    """Where the nodes of a causal graph are remembered, as long as somebody is yet to hear them.
+
+    slot: The place of each node, int64 (n,); -1 if nobody hears it.
+    used: How many places were ever taken when it comes, its own among them, int64 (n,).
+    """
+
+    slot: Tensor
+    used: Tensor
+
+    @property
+    def capacity(self) -> int:
+        """The most nodes that must be remembered at once."""
+        return int(self.used[-1]) if len(self.used) else 0
+
+
+@fact
+def slots(graph: Graph) -> Slots:
+    """The fewest places that do: one is free again after the last listener of its node.
+
+    They are taken in the order in which they became free. In a sliding window, that is a ring.
+    """
+    last = last_listener(graph)
+    node = torch.arange(len(last), device=last.device)
+    heard = (last >= node).nonzero().squeeze(1)
+    end, order = last[heard].sort(stable=True)
+    number = torch.arange(1, len(heard) + 1, device=last.device)
+    alive = number - torch.searchsorted(end, heard)  # those that ended before are not
+    used = alive.cummax(0).values if len(alive) else alive
+    is_new = used.diff(prepend=used.new_zeros(1)) > 0
+    before = torch.where(is_new, number - 1, order[(number - used - 1).clamp(min=0)])
+    while not torch.equal(earlier := before[before], before):  # whose place it takes, at last
+        before = earlier
+    slot = torch.full_like(last, -1).index_put_((heard,), used[before] - 1)
+    so_far = torch.zeros_like(last).index_put_((heard,), used)
+    return Slots(slot, so_far.cummax(0).values if len(so_far) else so_far)
