@@ -20,6 +20,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+import bench_hf
 import bench_pyg
 import bench_scores
 import bench_sparse
@@ -152,6 +153,7 @@ SUITES = {
     "sparse": bench_sparse.suite,
     "scores": bench_scores.suite,
     "pyg": bench_pyg.suite,
+    "hf": bench_hf.suite,
     "import": import_suite,
 }
 

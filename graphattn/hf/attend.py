@@ -8,8 +8,7 @@ function returned for it. Of these come a graph, or a dense mask, over the keys 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,14 +43,12 @@ HARMLESS = {
 """What layers pass on, and what doesn't change what attention computes."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """What a layer asked for; see `attend`.
+class Call(NamedTuple):
+    """What a layer asked for, of the keys that are read; see `attend`.
 
     weights: Whether the weights are asked for.
     """
 
-    module: nn.Module
     query: Tensor
     key: Tensor
     value: Tensor
@@ -62,25 +59,7 @@ class Call:
     sink: Tensor | None
     weights: bool
 
-    @property
-    def beyond_sdpa(self) -> bool:
-        """Whether torch's fused attention can't compute it, whatever the mask."""
-        return self.softcap is not None or self.sink is not None or self.weights
 
-    def reading(self, keys: Columns | None) -> Call:
-        """The same call of some of the keys."""
-        if keys is None:
-            return self
-        bias = self.position_bias
-        return replace(
-            self,
-            key=self.key[:, :, keys],
-            value=self.value[:, :, keys],
-            position_bias=None if bias is None else bias[..., keys],
-        )
-
-
-@torch.compiler.disable
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -124,35 +103,33 @@ def attend(
         query, scaling = query * scaling, 1.0
     if query.shape[0] != key.shape[0]:  # learned queries, shared by the batch
         query = query.expand(key.shape[0], -1, -1, -1)
-    weights = bool(output_attentions) or _weights_are_recorded()
-    sink = None if s_aux is None else s_aux.reshape(-1)
-    options = (dropout, scaling, position_bias, softcap, sink, weights)
-    call = Call(module, query, key, value, *options)
     if is_causal is None:
-        is_causal = bool(getattr(module, "is_causal", True))
+        is_causal = getattr(module, "is_causal", True)
+    weights = bool(output_attentions) or _weights_are_recorded()
+    beyond_sdpa = softcap is not None or s_aux is not None or weights
     sizes = Sizes(query.shape[0], query.shape[2], key.shape[2], query.device)
-    biased = position_bias is not None and not call.beyond_sdpa
-    found = find(layer_of(module), attention_mask, sizes, is_causal, biased)
-    part = call.reading(found.keys)
-    if found.graph is None and not call.beyond_sdpa:
-        return _sdpa(part, found)
-    graph, flat, bias = _graph_of(part, found)
-    out = _attention(part, graph, flat, bias)
-    return out, _weights(part, graph, flat, bias, found.keys, key.shape[2]) if weights else None
-
-
-def _sdpa(call: Call, found: Found) -> tuple[Tensor, None]:
-    return sdpa_attention_forward(
-        call.module,
-        call.query,
-        call.key,
-        call.value,
-        found.mask,
-        dropout=call.dropout,
-        scaling=call.scaling,
-        is_causal=found.causal,
-        position_bias=call.position_bias,
-    )
+    biased = position_bias is not None and not beyond_sdpa
+    found = find(layer_of(module), attention_mask, sizes, bool(is_causal), biased)
+    if (keys := found.keys) is not None:
+        key, value = key[:, :, keys], value[:, :, keys]
+        position_bias = None if position_bias is None else position_bias[..., keys]
+    if found.graph is None and not beyond_sdpa:
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            found.mask,
+            dropout=dropout,
+            scaling=scaling,
+            is_causal=found.causal,
+            position_bias=position_bias,
+        )
+    sink = None if s_aux is None else s_aux.reshape(-1)
+    call = Call(query, key, value, dropout, scaling, position_bias, softcap, sink, weights)
+    graph, flat, bias = _graph_of(call, found)
+    out = _attention(call, graph, flat, bias)
+    return out, _weights(call, graph, flat, bias, keys, sizes.keys) if weights else None
 
 
 # --- over a graph ---------------------------------------------------------------------------------

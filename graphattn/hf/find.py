@@ -82,10 +82,8 @@ def _find_tokens(layer: Layer | None, tokens: Tokens, sizes: Sizes, biased: bool
             f"the mask was made for {tokens.keys} keys, and the layer has {sizes.keys}: its cache "
             "is of another kind than that of the first layer, which graphattn can't place"
         )
-    key = (None, biased) if layer is None else (layer.wiring, layer.index, biased)
-    if isinstance(layer, Layer) and not layer.is_asked:
-        key = (layer.graph, biased)
-    key = tuple(id(part) if isinstance(part, Graph) else part for part in key)
+    whose = None if layer is None else layer if layer.is_asked else layer.graph
+    key = (id(whose), biased)
     if key not in tokens.kept:
         tokens.kept[key] = _found(layer, tokens, sizes, biased)
     return tokens.kept[key]
@@ -99,6 +97,9 @@ def _found(layer: Layer | None, tokens: Tokens, sizes: Sizes, biased: bool) -> F
         return Found(mask=mask, causal=mask is None and _is_causal(rule) and tokens.queries > 1)
     if given is None and rule is not None and rule.everything:
         return _everything(tokens, sizes.device)
+    if given is None and rule == Rule(True) and tokens.queries == 1 and tokens.padding is None:
+        seen = tokens.stop - tokens.key_offset
+        return Found(keys=slice(0, seen) if seen < tokens.keys else None)
     parts = given or _own(rule, tokens)  # pyright: ignore[reportArgumentType]
     if tokens.queries == 1:
         return _row(parts, tokens, sizes.device)
@@ -269,6 +270,8 @@ def _row(parts: list[Part], tokens: Tokens, device: torch.device) -> Found:
         only = each[0]
         if isinstance(only, Tensor):
             return Found(keys=only.to(device)) if len(only) else _nothing(tokens, device)
+        if only == (0, tokens.keys):
+            return Found()
         return Found(keys=slice(*only)) if only[0] < only[1] else _nothing(tokens, device)
     mask = torch.zeros(len(each), tokens.keys, dtype=torch.bool, device=device)
     for item, heard in zip(mask, each):

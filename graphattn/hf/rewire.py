@@ -21,6 +21,7 @@ NAME = "graphattn"
 BEFORE = "_graphattn_before"
 CROSS = re.compile(r"cross|encoder_attn|encdec", re.IGNORECASE)
 
+# Graphs are worked out of numbers, which compiled code would take for constants: it calls this.
 AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, tokens_mask)
 

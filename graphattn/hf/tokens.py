@@ -80,6 +80,10 @@ class Tokens:
     def shape(self) -> tuple[int, int, int, int]:
         return self.batch, 1, self.queries, self.keys
 
+    def contiguous(self) -> Tokens:
+        """Itself: what generate() asks of a mask that it made for a static cache."""
+        return self
+
     @property
     def stop(self) -> int:
         """One past the last token so far."""
