@@ -22,7 +22,7 @@ STEPS = 4  # of decoding, in one measurement
 def suite(device: torch.device, rounds: int) -> list[Row]:
     """The model's own causal graph, and a sliding window against SDPA under the same mask."""
     torch.manual_seed(0)
-    theirs = GPT2Model(
+    theirs: Any = GPT2Model(
         GPT2Config(n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT + 512)
     )
     theirs = theirs.eval().to(device)
@@ -57,6 +57,7 @@ def suite(device: torch.device, rounds: int) -> list[Row]:
 
 def prefill(model: nn.Module, mask: Tensor | None = None) -> Callable[..., Tensor]:
     """A call of embeddings (1, tokens, width), without a cache."""
+
     def call(x: Tensor) -> Tensor:
         return model(inputs_embeds=x, attention_mask=mask, use_cache=False).last_hidden_state
 

@@ -27,7 +27,12 @@ def test_code_of_the_readme_runs_and_prints_what_it_shows(capsys):
 
 @pytest.mark.parametrize(
     ("page", "name"),
-    [("docs/pictures.md", "viz"), ("docs/attention_by_name.md", "vit"), ("docs/pyg.md", "report")],
+    [
+        ("docs/pictures.md", "viz"),
+        ("docs/attention_by_name.md", "vit"),
+        ("docs/pyg.md", "report"),
+        ("docs/hf.md", "same"),
+    ],
 )
 def test_code_of_the_docs_runs_and_prints_what_it_shows(page, name, capsys):
     assert name in run(page, capsys)

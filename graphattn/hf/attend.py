@@ -17,7 +17,7 @@ from transformers.utils import output_capturing
 
 from graphattn.attention import attention, attention_weights
 from graphattn.graphs import Graph, batch, bipartite, causal, from_mask
-from graphattn.hf.find import Columns, Found, Sizes, find
+from graphattn.hf.find import ByTorch, Columns, Found, Sizes, find
 from graphattn.hf.place import Place, place
 from graphattn.hf.tokens import Tokens
 from graphattn.hf.wiring import layer_of
@@ -108,8 +108,10 @@ def attend(
     weights = bool(output_attentions) or _weights_are_recorded()
     beyond_sdpa = softcap is not None or s_aux is not None or weights
     sizes = Sizes(query.shape[0], query.shape[2], key.shape[2], query.device)
-    biased = position_bias is not None and not beyond_sdpa
-    found = find(layer_of(module), attention_mask, sizes, bool(is_causal), biased)
+    by_torch: ByTorch = "where it is better" if position_bias is None else "always"
+    if beyond_sdpa:
+        by_torch = "never"
+    found = find(layer_of(module), attention_mask, sizes, bool(is_causal), by_torch)
     if (keys := found.keys) is not None:
         key, value = key[:, :, keys], value[:, :, keys]
         position_bias = None if position_bias is None else position_bias[..., keys]
@@ -155,7 +157,7 @@ def _graph_of(call: Call, found: Found) -> tuple[Graph, bool, PairBias | None]:
 def _unmasked(queries: int, keys: int, is_causal: bool) -> Graph:
     if not is_causal:
         return bipartite(queries, keys)
-    at = Place(queries, keys, 0, 0, queries, min(queries, keys))
+    at = Place(queries, keys, 0, 0, min(queries, keys))
     return place(causal(queries), at)
 
 
@@ -171,7 +173,9 @@ def _bias(dense: list[Tensor], queries: int, keys: int) -> PairBias | None:
 
     def bias(dst: Tensor, src: Tensor) -> Tensor:
         item, dst, src = dst // queries, dst % queries, src % keys
-        of_each = [x[item if len(x) > 1 else 0, :, dst, src] for x in added]
+        of_each = [
+            x[item, :, dst, src] if len(x) > 1 else x[0][:, dst, src].movedim(0, 1) for x in added
+        ]
         return torch.stack(torch.broadcast_tensors(*of_each)).sum(0)  # (pairs, heads or 1)
 
     return bias
@@ -188,8 +192,11 @@ def _added(mask: Tensor) -> Tensor:
 def _attention(call: Call, graph: Graph, flat: bool, bias: PairBias | None) -> Tensor:
     """(batch, queries, heads, value_dim)."""
     size, _, queries, _ = call.query.shape
+    query, key, value = (_nodes(x, flat) for x in (call.query, call.key, call.value))
     out = attention(
-        *(_nodes(x, flat) for x in (call.query, call.key, call.value)),
+        query,
+        key,
+        value,
         graph,
         bias=bias,
         normalizer=Softmax(call.sink),
@@ -206,7 +213,8 @@ def _weights(
     """The weights of all pairs, (batch, heads, queries, keys); 0 where there is no edge."""
     size, heads, queries, _ = call.query.shape
     weights = attention_weights(
-        *(_nodes(x, flat) for x in (call.query, call.key)),
+        _nodes(call.query, flat),
+        _nodes(call.key, flat),
         graph,
         bias=bias,
         normalizer=Softmax(call.sink),
@@ -244,13 +252,13 @@ def _weights_are_recorded() -> bool:
 
 def _refuse(mask: Any, others: dict[str, Any]) -> None:
     """Raise if the layer says something that would change the result."""
-    if mask is not None and not isinstance(mask, Tokens):
-        if not isinstance(mask, Tensor) or mask.ndim != 4:
-            kind = f"of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
-            raise TypeError(
-                "graphattn takes masks (batch, heads or 1, queries, keys) and those of its own "
-                f"mask function, got one {kind}; hf.restore(model) lets transformers take it"
-            )
+    is_dense = isinstance(mask, Tensor) and mask.ndim == 4
+    if mask is not None and not is_dense and not isinstance(mask, Tokens):
+        kind = f"of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
+        raise TypeError(
+            "graphattn takes masks (batch, heads or 1, queries, keys) and those of its own "
+            f"mask function, got one {kind}; hf.restore(model) lets transformers take it"
+        )
     for name, value in others.items():
         if value is None or value is False or name in HARMLESS:
             continue

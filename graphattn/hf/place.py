@@ -22,31 +22,30 @@ class Place(NamedTuple):
 
     num_dst, num_src: Number of queries and of keys.
     row, column: Nodes that query 0 and key 0 are; negative where padding comes first.
-    dst_stop, src_stop: Rows and sources of the graph from here on are cut off.
+    stop: Sources of the graph from here on are cut off.
     """
 
     num_dst: int
     num_src: int
     row: int
     column: int
-    dst_stop: int
-    src_stop: int
+    stop: int
 
 
 def place(graph: Graph, at: Place) -> Graph:
     """The part of a graph that the tokens of a call are, made once for each place.
 
     Args:
-        graph: A graph with at least `dst_stop` destinations and `src_stop` sources.
+        graph: A graph.
         at: Where; queries and keys that lie outside of the graph are isolated.
 
     Example:
         >>> from graphattn import causal
-        >>> left_padded = Place(4, 4, row=-2, column=-2, dst_stop=2, src_stop=2)
+        >>> left_padded = Place(4, 4, row=-2, column=-2, stop=2)
         >>> place(causal(9), left_padded).mask().int().tolist()
         [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
     """
-    if at == (graph.num_dst, graph.num_src, 0, 0, graph.num_dst, graph.num_src):
+    if at == (graph.num_dst, graph.num_src, 0, 0, graph.num_src):
         return graph
     kept = _places(graph)
     if (placed := kept.get(at)) is None:
@@ -79,15 +78,14 @@ class Placed(Graph):
     @property
     def rows(self) -> tuple[int, int]:
         """The first destination that is a row of the graph, and one past the last."""
-        first, last = _overlap(self.at.num_dst, self.at.row, self.at.dst_stop)
-        return first, last
+        return _overlap(self.at.num_dst, self.at.row, self.graph.num_dst)
 
     def edges(self) -> tuple[Tensor, Tensor]:
         at, rows = self.at, self.graph.csr()
         first, last = self.rows
         edges = slice(int(rows.ptr[first + at.row]), int(rows.ptr[last + at.row]))
         dst, src = rows.row[edges] - at.row, rows.index[edges] - at.column
-        begin, end = _overlap(at.num_src, at.column, at.src_stop)
+        begin, end = _overlap(at.num_src, at.column, min(at.stop, self.graph.num_src))
         inside = (src >= begin) & (src < end)
         return dst[inside], src[inside]
 
@@ -95,7 +93,7 @@ class Placed(Graph):
         at, graph = self.at, self.graph
         both_numbers = not isinstance(dst, Tensor) and not isinstance(src, Tensor)
         row, node = torch.as_tensor(dst) + at.row, torch.as_tensor(src) + at.column
-        inside = (row >= 0) & (row < at.dst_stop) & (node >= 0) & (node < at.src_stop)
+        inside = (row >= 0) & (row < graph.num_dst) & (node >= 0) & (node < at.stop)
         if not graph.num_dst or not graph.num_src:
             found = inside
         else:
@@ -118,7 +116,7 @@ def _(graph: Placed) -> Intervals | None:
     if (intervals := as_intervals(graph.graph)) is None:
         return None
     at, (first, last) = graph.at, graph.rows
-    begin, end = _overlap(at.num_src, at.column, at.src_stop)
+    begin, end = _overlap(at.num_src, at.column, at.stop)
     rows, outside = slice(first + at.row, last + at.row), (first, at.num_dst - last)
     bounds = [
         torch.nn.functional.pad((bound[rows] - at.column).clamp(begin, end), outside)

@@ -30,7 +30,7 @@ AttentionMaskInterface.register(NAME, tokens_mask)
 class Report:
     """What `rewire` did.
 
-    switched: By name of the layer, whose graph it has: "the model's own", "given", or "cross".
+    switched: By name of the layer, whose graph it has: "given", or "the model's own".
     left: Reason by name of the attention that is as it was.
     """
 
@@ -70,7 +70,8 @@ def rewire(model: nn.Module, graph: Wires | None = None) -> Report:
     Example:
         >>> import torch, transformers
         >>> import graphattn as ga
-        >>> config = transformers.LlamaConfig(64, 32, 64, num_hidden_layers=1)
+        >>> sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64}
+        >>> config = transformers.LlamaConfig(**sizes, num_hidden_layers=1)
         >>> model = transformers.LlamaForCausalLM(config)
         >>> print(rewire(model, ga.causal(512) & ga.sliding_window(512, 63)))
         model.layers.0.self_attn  switched: given
@@ -95,9 +96,9 @@ def rewire(model: nn.Module, graph: Wires | None = None) -> Report:
     wiring = None if graph is None else Wiring(graph)
     report = Report({}, {})
     for name, layer in layers.items():
-        given = wiring is not None and name in own
-        report.switched[name] = "given" if given else "the model's own"
-        if given:
+        report.switched[name] = "the model's own"
+        if wiring is not None and name in own:
+            report.switched[name] = "given"
             layer.__dict__[KEY] = Layer(wiring, own.index(name))
     for name, layer in _others(model, set(layers)):
         report.left[name] = f"{type(layer).__name__} does not go through AttentionInterface"
@@ -109,7 +110,8 @@ def restore(model: nn.Module) -> None:
 
     Example:
         >>> import transformers
-        >>> model = transformers.BertModel(transformers.BertConfig(64, 32, 1, 2, 64))
+        >>> sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+        >>> model = transformers.BertModel(transformers.BertConfig(**sizes))
         >>> report = rewire(model)
         >>> restore(model)
         >>> model.config._attn_implementation
@@ -178,9 +180,7 @@ def _others(model: nn.Module, switched: set[str]) -> Iterator[tuple[str, nn.Modu
 
 def _check_stacks(model: nn.Module, own: list[str]) -> None:
     """Raise unless all layers of self-attention belong to one stack."""
-    stacks = [
-        name for name, module in model.named_modules() if isinstance(module, PreTrainedModel)
-    ]
+    stacks = [name for name, module in model.named_modules() if isinstance(module, PreTrainedModel)]
     of_layers = {
         max((s for s in stacks if not s or layer.startswith(s + ".")), key=len, default="")
         for layer in own
@@ -191,5 +191,3 @@ def _check_stacks(model: nn.Module, own: list[str]) -> None:
             f"{type(model).__name__} has several stacks of layers ({names}), whose tokens are not "
             "the same: rewire each with its graph, as in rewire(model.get_decoder(), graph)"
         )
-
-

@@ -116,7 +116,7 @@ class Tokens:
 
     @property
     def _padding_mask(self) -> Tensor | None:
-        """bool (batch, tokens), as long as the keys reach."""
+        """Bool (batch, tokens), as long as the keys reach."""
         mask = masking_utils.prepare_padding_mask(self.padding_mask, self.keys, self.key_offset)
         return None if mask is None else mask.bool()
 
@@ -210,7 +210,7 @@ def _collect(function: Any, parts: dict[str, Any]) -> bool:
         return parts.setdefault("causal", function) is function
     if function is masking_utils.bidirectional_mask_function:
         return parts.setdefault("bidirectional", function) is function
-    code = getattr(function, "__code__", None)
+    code: Any = getattr(function, "__code__", None)
     name = next((name for name, known in _CODE.items() if known is code), None)
     if name is None:
         return False

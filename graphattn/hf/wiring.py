@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -103,10 +103,9 @@ def check_wires(graph: Any, num_layers: int) -> Wires:
             if item is not None:
                 _check_graph(item)
         return list(graph)
-    if not isinstance(graph, Graph) and callable(graph):
-        return graph
-    _check_graph(graph)
-    return graph
+    if isinstance(graph, Graph) or not callable(graph):
+        _check_graph(graph)
+    return cast(Wires, graph)
 
 
 def _check_graph(graph: Any) -> None:

@@ -147,7 +147,9 @@ GENERATING = [name for name, tiny in MODELS.items() if tiny.kind in ("decoder", 
 
 SIDES = (None, "left", "right", "both")
 PADDED = [
-    (name, side) for name, tiny in MODELS.items() for side in SIDES[: None if tiny.kind != "image" else 1]
+    (name, side)
+    for name, tiny in MODELS.items()
+    for side in (SIDES[:1] if tiny.kind == "image" else SIDES)
 ]
 
 
@@ -184,7 +186,7 @@ def inputs(tiny: Tiny, side: str | None = None) -> dict[str, Tensor]:
     return given
 
 
-def result(model: nn.Module, given: dict[str, Tensor]) -> Tensor:
+def result(model: Any, given: dict[str, Tensor]) -> Tensor:
     """The logits, or the last hidden states."""
     out = model(**given)
     return out.logits if "logits" in out else out.last_hidden_state
