@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import output_capturing
@@ -116,6 +117,10 @@ def attend(
         key, value = key[:, :, keys], value[:, :, keys]
         position_bias = None if position_bias is None else position_bias[..., keys]
     if found.graph is None and not beyond_sdpa:
+        plain = found.mask is None and position_bias is None and not found.causal
+        if plain and query.shape[1] == key.shape[1]:  # most steps of generation
+            out = F.scaled_dot_product_attention(query, key, value, None, dropout, scale=scaling)
+            return out.transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(
             module,
             query,
@@ -204,7 +209,7 @@ def _attention(call: Call, graph: Graph, flat: bool, bias: PairBias | None) -> T
         softcap=call.softcap,
         dropout=call.dropout,
     )
-    return out.view(size, queries, *out.shape[-2:]) if flat else out
+    return out.view(size, queries, *out.shape[-2:]) if flat else out.contiguous()
 
 
 def _weights(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
@@ -21,9 +22,9 @@ NAME = "graphattn"
 BEFORE = "_graphattn_before"
 CROSS = re.compile(r"cross|encoder_attn|encdec", re.IGNORECASE)
 
-# Graphs are worked out of numbers, which compiled code would take for constants: it calls this.
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, tokens_mask)
+# Graphs are worked out of numbers, which compiled code would take for constants.
+AttentionInterface.register(NAME, torch.compiler.disable(attend))
+AttentionMaskInterface.register(NAME, torch.compiler.disable(tokens_mask))
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "one edge ahead": (lambda: generate("Llama", crossing()), ValueError, "the edge 30 -> 2 is"),
     "dropped": (continued, ValueError, r"dropped token \d+.*DynamicCache\(\)"),
     "no prompt": (
-        lambda: generate("GPT-2", None, IDS[:, :0], attention_mask=IDS[:, :0]),
+        lambda: generate("Llama", None, IDS[:, :0]),
         ValueError,
         "no token to attend from: give a prompt",
     ),
