@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import bench_generation
+import bench_hf
 import bench_pyg
 import bench_scores
 import bench_sparse
@@ -154,6 +155,7 @@ SUITES = {
     "scores": bench_scores.suite,
     "pyg": bench_pyg.suite,
     "generation": bench_generation.suite,
+    "hf": bench_hf.suite,
     "import": import_suite,
 }
 
