@@ -308,8 +308,9 @@ def test_other_batches_are_not_compiled_anew() -> None:
     _, ours = pair_of(norm="layer_norm", norm_kwargs={"mode": "node"})
     torch.compiler.reset()
     function, times = compiled(ours)
-    for sizes in ([5, 9, 4], [6, 3, 8, 2], [7, 2, 2, 5, 6], [3, 4, 9]):
-        batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    for count in (20, 25, 30):  # graphs of 1 to 30 nodes
+        sizes = torch.randperm(30)[:count] + 1
+        batch = torch.arange(count).repeat_interleave(sizes)
         x = randn(len(batch), WIDTH, seed=len(batch)).requires_grad_()
         edges = torch.empty(2, 0, dtype=torch.int64)
         out, expected = function(x, edges, pyg.batch_graph(batch)), ours(x, edges, batch)
