@@ -42,6 +42,10 @@ def of_layer(layer: Any, index: Tensor, *, fresh: bool = False) -> Call:
     return call
 
 
+def _has_gradient(name: str, conv: Any) -> bool:
+    return not name.endswith("bias") and (conv is not None or not name.startswith("norm1"))
+
+
 def molecules(device: torch.device, rounds: int) -> list[Row]:
     """A batch of molecules through a GPS layer: its local layer, norms and perceptron included."""
     torch.manual_seed(0)
@@ -63,7 +67,7 @@ def molecules(device: torch.device, rounds: int) -> list[Row]:
         pyg.accelerate(ours)
         # A bias before a norm shifts nothing: its gradient is 0, and both sides return rounding.
         named = theirs.named_parameters()
-        inputs = [x, *(value for name, value in named if not name.endswith("bias"))]
+        inputs = [x, *(value for name, value in named if _has_gradient(name, conv))]
 
         def of_gps(layer: Any) -> Call:
             return lambda x, *_: layer(x, index, batch)
