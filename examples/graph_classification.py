@@ -66,8 +66,8 @@ class Classifier(nn.Module):
             x = self.virtual(x, scope)
         for layer in self.layers:
             x = layer(x, data.edge_index, scope)
-        x = x[: data.num_nodes]
-        return self.head(global_mean_pool(x[data.told], data.batch[data.told]))
+        told = x[: data.num_nodes][data.told]
+        return self.head(global_mean_pool(told, data.batch[data.told]))
 
 
 def trees(count: int) -> list[Data]:
@@ -84,7 +84,7 @@ def trees(count: int) -> list[Data]:
             x[-leaves:, 1] = torch.randint(VALUES, (leaves,)) + 1
             asked = len(tree) - 1 - int(torch.randint(leaves, ()))
             x[0, 0], x[0, 1] = x[asked, 0], VALUES + 1
-            data = Data(x, y=x[asked, 1] - 1, told=torch.arange(len(tree)) == 0, size=depth)
+            data = Data(x, y=x[asked, 1] - 1, told=torch.arange(len(tree)) == 0, depth=depth)
             data.edge_index, data.expander_edge_index = edges.edge_index, edges.expander_edge_index
             made.append(data)
     return made
@@ -98,7 +98,7 @@ def load(name: str) -> tuple[list[Data], list[Data]]:
     for data in TUDataset("data", name):
         x = torch.ones(data.num_nodes, 1) if data.x is None else data.x
         told, y = torch.ones(len(x), dtype=torch.bool), data.y[0]
-        plain = Data(x.argmax(1, True), data.edge_index, y=y, told=told, size=0)
+        plain = Data(x.argmax(1, True), data.edge_index, y=y, told=told, depth=0)
         made.append(pyg.AddExpander()(plain))
     order = torch.randperm(len(made)).tolist()
     return [made[i] for i in order[len(made) // 5 :]], [made[i] for i in order[: len(made) // 5]]
@@ -119,8 +119,8 @@ def main(argv: list[str] | None = None) -> None:
         model = Classifier(kind, sizes, 1 + max(classes)).to(device)
         optimizer, start = torch.optim.AdamW(model.parameters(), lr=5e-3), time.perf_counter()
         for _ in range(options.steps):
-            drawn = torch.randint(len(train), (BATCH,)).tolist()
-            batch = Batch.from_data_list([train[i] for i in drawn]).to(device)
+            drawn = [train[i] for i in torch.randint(len(train), (BATCH,)).tolist()]
+            batch = Batch.from_data_list(drawn).to(device)
             loss = F.cross_entropy(model(batch), batch.y)
             optimizer.zero_grad()
             loss.backward()
@@ -129,17 +129,16 @@ def main(argv: list[str] | None = None) -> None:
                 break
         with torch.no_grad():
             right = (model.eval()(test).argmax(-1) == test.y).float()
-        by_size = {int(s): right[test["size"] == s].mean().item() for s in test["size"].unique()}
-        return {"accuracy": by_size, "ms": 1e3 * (time.perf_counter() - start) / options.steps}
+        depths = test.depth.unique().tolist()
+        return {"accuracy": {d: right[test.depth == d].mean().item() for d in depths}}
 
     found = learn_each(options, [(kind, options.data) for kind in ATTENTION], learn)
     accuracy = {kind: result["accuracy"] for (kind, _), result in found.items()}
     chance = torch.bincount(test.y).max().item() / len(test.y)
-    for kind, by_size in accuracy.items():
-        print(f"  {kind:10}", "  ".join(f"{size}: {value:4.0%}" for size, value in by_size.items()))
+    for kind, row in accuracy.items():
+        print(f"  {kind:10}", "  ".join(f"{size}: {value:4.0%}" for size, value in row.items()))
     print(f"  always the most frequent class: {chance:.0%}")
-    folder = Path(options.runs, options.name)
-    pictures = [accuracy_by_size(folder, accuracy, chance)]
+    pictures = [accuracy_by_size(folder := Path(options.runs, options.name), accuracy, chance)]
     graphs = plans([pyg.batch_graph(test.batch.cpu())], HEADS, DIM // HEADS)
     words = ", ".join(f"{k} {sum(a.values()) / len(a):.0%}" for k, a in accuracy.items())
     result = {"example": options.name, "graphs": graphs, "result": f"right: {words}"}

@@ -28,7 +28,7 @@ def test_runs(tmp_path, monkeypatch, capsys):
 
 def test_the_root_asks_for_the_leaf_with_its_key():
     for data in graph_classification.trees(3):
-        leaves = data.x[-(2**data.size) :]
+        leaves = data.x[-(2**data.depth) :]
         (asked,) = (leaves[:, 0] == data.x[0, 0]).nonzero().squeeze(1).tolist()
         assert leaves[asked, 1] - 1 == data.y
         assert data.told.nonzero().tolist() == [[0]]
