@@ -12,6 +12,7 @@ The picture in runs/graph_classification/ shows how often each is right, by dept
 
 import time
 from pathlib import Path
+from typing import Any
 
 import networkx
 import torch
@@ -30,6 +31,7 @@ from torch_geometric.nn import global_mean_pool
 from graphattn import pyg
 
 KEYS, VALUES, DIM, HEADS, LAYERS, BATCH, DEPTHS = 32, 4, 32, 4, 3, 64, (2, 3, 4, 5)
+JOINED: Any = Batch.from_data_list
 
 
 class Nothing(nn.Module):
@@ -58,19 +60,17 @@ class Classifier(nn.Module):
         )
         self.head = nn.Linear(DIM, num_classes)
 
-    def forward(self, data: Batch) -> Tensor:
+    def forward(self, data: Any) -> Tensor:
         x = torch.stack([part(c) for part, c in zip(self.embeddings, data.x.T)]).sum(0)
-        scope = data.batch
-        if self.kind == "Exphormer":
-            scope = pyg.exphormer_edges(data)
-            x = self.virtual(x, scope)
+        scope = pyg.exphormer_edges(data) if self.kind == "Exphormer" else data.batch
+        x = self.virtual(x, scope) if self.kind == "Exphormer" else x
         for layer in self.layers:
             x = layer(x, data.edge_index, scope)
         told = x[: data.num_nodes][data.told]
         return self.head(global_mean_pool(told, data.batch[data.told]))
 
 
-def trees(count: int) -> list[Data]:
+def trees(count: int) -> list[Any]:
     """So many trees of each depth; x holds key and value, from 1 on, and 0 where there is none."""
     made = []
     for depth in DEPTHS:
@@ -90,13 +90,13 @@ def trees(count: int) -> list[Data]:
     return made
 
 
-def load(name: str) -> tuple[list[Data], list[Data]]:
+def load(name: str) -> tuple[list[Any], list[Any]]:
     """Graphs to learn from and graphs held out."""
     if name == "trees":
         return trees(1500), trees(200)
     made = []
     for data in TUDataset("data", name):
-        x = torch.ones(data.num_nodes, 1) if data.x is None else data.x
+        x = torch.ones(data.num_nodes or 0, 1) if data.x is None else data.x
         told, y = torch.ones(len(x), dtype=torch.bool), data.y[0]
         plain = Data(x.argmax(1, True), data.edge_index, y=y, told=told, depth=0)
         made.append(pyg.AddExpander()(plain))
@@ -112,15 +112,15 @@ def main(argv: list[str] | None = None) -> None:
     set_seed(options.seed)
     train, held_out = load(options.data)
     sizes = (1 + torch.stack([data.x.amax(0) for data in train + held_out]).amax(0)).tolist()
-    test, classes = Batch.from_data_list(held_out).to(device), {int(d.y) for d in train}
+    test, classes = JOINED(held_out).to(device), {int(d.y) for d in train}
 
     def learn(kind: str, data: str, seconds: float) -> dict:
         set_seed(options.seed)
         model = Classifier(kind, sizes, 1 + max(classes)).to(device)
         optimizer, start = torch.optim.AdamW(model.parameters(), lr=5e-3), time.perf_counter()
         for _ in range(options.steps):
-            drawn = [train[i] for i in torch.randint(len(train), (BATCH,)).tolist()]
-            batch = Batch.from_data_list(drawn).to(device)
+            drawn = torch.randint(len(train), (BATCH,)).tolist()
+            batch = JOINED([train[i] for i in drawn]).to(device)
             loss = F.cross_entropy(model(batch), batch.y)
             optimizer.zero_grad()
             loss.backward()
