@@ -15,6 +15,7 @@ from torch_geometric import nn
 
 from graphattn import pyg
 
+MOLECULES, GPS_WIDTH = 256, 64
 NODES, EDGES, WIDTH, HEADS, DIM, EDGE_DIM = 20_000, 400_000, 128, 4, 32, 16
 
 BOUNDS: list[tuple[Any, dict[str, int], dict[str, float]]] = [
@@ -42,10 +43,47 @@ def of_layer(layer: Any, index: Tensor, *, fresh: bool = False) -> Call:
     return call
 
 
+def _has_gradient(name: str, conv: Any) -> bool:
+    return not name.endswith("bias") and (conv is not None or not name.startswith("norm1"))
+
+
+def molecules(device: torch.device, rounds: int) -> list[Row]:
+    """A batch of molecules through a GPS layer: its local layer, norms and perceptron included."""
+    torch.manual_seed(0)
+    rows, size = [], torch.randint(10, 41, (MOLECULES,))
+    batch = torch.arange(MOLECULES).repeat_interleave(size)
+    start = (size.cumsum(0) - size)[batch].repeat(2)
+    span = size[batch].repeat(2)
+    ends = [start + (torch.rand(len(start)) * span).long() for _ in range(2)]
+    index, batch = torch.stack(ends).to(device), batch.to(device)
+    x = torch.randn(len(batch), GPS_WIDTH, device=device, requires_grad=True)
+    local = {
+        "no local layer": None,
+        "GATv2Conv": nn.GATv2Conv(GPS_WIDTH, GPS_WIDTH // HEADS, HEADS),
+    }
+    for name, conv in local.items():
+        theirs = nn.GPSConv(GPS_WIDTH, conv, heads=HEADS).to(device)
+        ours = copy.copy(theirs)  # with the very same parameters
+        ours._modules = {name: copy.copy(part) for name, part in theirs._modules.items()}
+        pyg.accelerate(ours)
+        # A bias before a norm shifts nothing: its gradient is 0, and both sides return rounding.
+        named = theirs.named_parameters()
+        inputs = [x, *(value for name, value in named if _has_gradient(name, conv))]
+
+        def of_gps(layer: Any) -> Call:
+            return lambda x, *_: layer(x, index, batch)
+
+        case = f"GPSConv, {MOLECULES} molecules of 10 to 40 nodes, {GPS_WIDTH} channels, {name}"
+        bound = {"PyG": 1 / 3} if conv is not None else {}
+        few = {"rounds": max(3, rounds // 3), "directions": ("forward + backward",)}
+        rows += compare(case, inputs, of_gps(ours), {"PyG": of_gps(theirs)}, bound=bound, **few)
+    return rows
+
+
 def suite(device: torch.device, rounds: int) -> list[Row]:
     """Every layer, with and without features of edges; what is compiled comes last."""
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
-    index, rows = random_edges(NODES, EDGES).to(device), []
+    index, rows = random_edges(NODES, EDGES).to(device), molecules(device, rounds)
     for compiled in (False, True):
         for kind, options, bound in BOUNDS:
             torch.manual_seed(0)

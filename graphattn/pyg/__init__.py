@@ -4,8 +4,12 @@
 tensors that come again; `ToGraph` and `ToLayers` put graphs on PyG's data.
 """
 
+from graphattn.pyg.batches import batch_graph
 from graphattn.pyg.cache import GraphCache, graph_cache
+from graphattn.pyg.expander import AddExpander
+from graphattn.pyg.exphormer import Exphormer, ExphormerEdges, VirtualNodes, exphormer_edges
 from graphattn.pyg.gat_conv import GATConv, GATv2Conv
+from graphattn.pyg.gps import GPSConv, GraphGPSAttention
 from graphattn.pyg.replace import Report, accelerate, restore
 from graphattn.pyg.transformer_conv import TransformerConv
 from graphattn.pyg.transforms import ToGraph, ToLayers
@@ -14,7 +18,15 @@ __all__ = [
     # layers
     "GATConv",
     "GATv2Conv",
+    "GPSConv",
+    "GraphGPSAttention",
     "TransformerConv",
+    # Exphormer
+    "AddExpander",
+    "Exphormer",
+    "ExphormerEdges",
+    "VirtualNodes",
+    "exphormer_edges",
     # models
     "Report",
     "accelerate",
@@ -23,5 +35,6 @@ __all__ = [
     "GraphCache",
     "ToGraph",
     "ToLayers",
+    "batch_graph",
     "graph_cache",
 ]

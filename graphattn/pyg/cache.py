@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import RLock
 from typing import NamedTuple
 
@@ -52,17 +53,21 @@ class GraphCache:
         Raises:
             TypeError, ValueError, IndexError: As `from_edges`.
         """
-        if self.limit < 1 or edge_index.is_inference():  # which has no version
-            return from_edges(edge_index, num_src=num_src, num_dst=num_dst)
-        state = _state(edge_index, num_src, num_dst)
+        return self.of(edge_index, from_edges, num_src=num_src, num_dst=num_dst)
+
+    def of(self, tensor: Tensor, make: Callable[..., Graph], **numbers: int) -> Graph:
+        """`make(tensor, **numbers)`, made now or before; one graph is kept for a tensor."""
+        if self.limit < 1 or tensor.is_inference():  # which has no version
+            return make(tensor, **numbers)
+        state = _state(tensor, make, *numbers.values())
         with self._lock:
-            entry = self._entries.pop(edge_index, None)
+            entry = self._entries.pop(tensor, None)
         if entry is None or entry.state != state:
-            entry = Entry(state, from_edges(edge_index, num_src=num_src, num_dst=num_dst))
+            entry = Entry(state, make(tensor, **numbers))
         with self._lock:
             while len(self._entries) >= self.limit:
                 del self._entries[next(iter(self._entries))]
-            self._entries[edge_index] = entry  # behind all others: the latest
+            self._entries[tensor] = entry  # behind all others: the latest
         return entry.graph
 
     def clear(self) -> None:
@@ -74,9 +79,9 @@ class GraphCache:
         return len(self._entries)
 
 
-def _state(index: Tensor, num_src: int, num_dst: int) -> tuple[object, ...]:
-    place = (index.data_ptr(), index.shape, index.stride(), index.dtype, index.device)
-    return (index._version, num_src, num_dst, *place)
+def _state(tensor: Tensor, *how: object) -> tuple[object, ...]:
+    place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+    return (tensor._version, *how, *place)
 
 
 graph_cache = GraphCache()

@@ -9,15 +9,19 @@ from torch import nn
 from torch_geometric import nn as pyg
 from torch_geometric.nn.conv import MessagePassing
 
-from graphattn.pyg.fallback import PYG_LAYERS, why_never
+from graphattn.pyg.fallback import why_never
 from graphattn.pyg.gat_conv import GATConv, GATv2Conv
+from graphattn.pyg.gps import GPSConv, GraphGPSAttention, why_padded
 from graphattn.pyg.transformer_conv import TransformerConv
 
 OURS: dict[Any, Any] = {
     pyg.TransformerConv: TransformerConv,
     pyg.GATv2Conv: GATv2Conv,
     pyg.GATConv: GATConv,
+    pyg.GPSConv: GPSConv,
 }
+LAYERS = (MessagePassing, pyg.GPSConv)
+PYG_ATTENTION = ("multihead", "performer")
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Report:
     """What `accelerate` did.
 
     replaced: Class by name of the layers that are graphattn's now.
-    left: Reason by name of the message passing layers that are not.
+    left: Reason by name of the layers that pass messages, or attend, and are not.
     """
 
     replaced: dict[str, str]
@@ -47,7 +51,8 @@ def accelerate(model: nn.Module) -> Report:
     with it the forward, becomes another. So optimizers, checkpoints and references go on.
 
     Args:
-        model: Any module; `TransformerConv`, `GATv2Conv` and `GATConv` in it are exchanged.
+        model: Any module; `TransformerConv`, `GATv2Conv`, `GATConv` and `GPSConv` in it are
+            exchanged.
 
     Returns:
         What was replaced, and what was left, with the reason.
@@ -64,13 +69,13 @@ def accelerate(model: nn.Module) -> Report:
     """
     report = Report({}, {})
     for name, layer in model.named_modules():
-        if not isinstance(layer, MessagePassing):
+        if not isinstance(layer, LAYERS):
             continue
         if (reason := _why_left(layer)) is not None:
             report.left[name] = reason
         else:
             report.replaced[name] = type(layer).__name__
-            layer.__class__ = OURS[type(layer)]
+            _become(layer, OURS[type(layer)], GraphGPSAttention)
     return report
 
 
@@ -89,18 +94,36 @@ def restore(model: nn.Module) -> None:
         True
     """
     theirs = {ours: original for original, ours in OURS.items()}
-    for layer in model.modules():
-        if type(layer) in theirs:
-            layer.__class__ = theirs[type(layer)]
+    for layer in list(model.modules()):
+        if type(layer) not in theirs:
+            continue
+        if isinstance(layer, GPSConv) and layer.attn_type not in PYG_ATTENTION:
+            continue  # PyG's would leave it out
+        _become(layer, theirs[type(layer)], nn.MultiheadAttention)
+
+
+def _become(layer: Any, kind: Any, attention: Any) -> None:
+    """Make a layer one of another kind, and the attention of GPS, too."""
+    if isinstance(layer, pyg.GPSConv) and isinstance(layer.attn, nn.MultiheadAttention):
+        layer.attn.__class__ = attention
+    layer.__class__ = kind
 
 
 def _why_left(layer: Any) -> str | None:
     kind = type(layer).__name__
     if type(layer) in OURS.values():
         return f"it is graphattn's {kind} already"
+    if type(layer) is pyg.GPSConv:
+        return _why_gps_left(layer.attn)
     if type(layer) in OURS:
         return why_never(layer)
-    for original in PYG_LAYERS:
+    for original in OURS:
         if isinstance(layer, original):
             return f"{kind} derives from {original.__name__}, and may change what that does"
     return f"graphattn has no {kind}"
+
+
+def _why_gps_left(attn: nn.Module) -> str | None:
+    if type(attn) is not nn.MultiheadAttention:
+        return f"its attention is {type(attn).__name__}, and not torch's MultiheadAttention"
+    return why_padded(attn)
