@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.graphs import Graph
+from graphattn.models import pretrained
 from graphattn.models.layers import graph_of_each, init_weights
 from graphattn.nn import TransformerBlock, post_norm
 
@@ -29,6 +30,7 @@ class BERT(nn.Module):
         depth: Number of blocks.
         heads: Number of attention heads.
         dropout: Of the embeddings, and as in `TransformerBlock`.
+        activation: Makes the activation of the head.
         block: Further arguments of `TransformerBlock`, such as mlp_ratio.
 
     Example:
@@ -53,20 +55,49 @@ class BERT(nn.Module):
         depth: int = 12,
         heads: int = 12,
         dropout: float = 0.1,
+        activation: Callable[[], nn.Module] = nn.GELU,
         **block: Any,
     ) -> None:
         super().__init__()
-        norm = partial(nn.LayerNorm, eps=1e-12)
+        shape = {"norm": partial(nn.LayerNorm, eps=1e-12), "residual": post_norm, **block}
+        norm = shape["norm"]
         self.embedding = nn.Embedding(vocab_size, dim)
         self.positions = nn.Embedding(max_len, dim)
         self.segments = nn.Embedding(num_segments, dim)
         self.embedding_norm = norm(dim)
         self.dropout = nn.Dropout(dropout)
-        shape = {"norm": norm, "residual": post_norm, "dropout": dropout, **block}
+        shape["dropout"] = dropout
         self.blocks = nn.ModuleList(TransformerBlock(dim, heads, **shape) for _ in range(depth))
-        self.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), norm(dim))
+        self.head = nn.Sequential(nn.Linear(dim, dim), activation(), norm(dim))
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         init_weights(self)
+
+    @classmethod
+    def from_hf(cls, model: Any) -> BERT:
+        """With a copy of the weights of a BERT of transformers, its features and its scores.
+
+        Over `complete(n)` it computes what the model does. Of a model without a head for masked
+        tokens, `encode` has the features, and the head is a new one.
+
+        Args:
+            model: A `BertModel`, `BertForMaskedLM`, or another model around a `BertModel`, whose
+                own head is left out; mode, dtype and device stay.
+
+        Raises:
+            TypeError: If it is no such model.
+            ValueError: If its config asks for what our blocks don't have.
+
+        Example:
+            >>> import torch, transformers
+            >>> from graphattn import complete, models
+            >>> sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+            >>> config = transformers.BertConfig(vocab_size=50, **sizes)
+            >>> theirs = transformers.BertForMaskedLM(config).eval()
+            >>> ours, tokens = models.BERT.from_hf(theirs).eval(), torch.tensor([[3, 1, 4, 1, 5]])
+            >>> torch.allclose(ours(tokens, complete(5)), theirs(tokens).logits, atol=1e-5)
+            True
+        """
+        return pretrained.bert(cls, model)
 
     def forward(
         self,

@@ -8,25 +8,29 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphattn.graphs import Graph
-from graphattn.models import generation
+from graphattn.models import generation, pretrained
 from graphattn.models.generation import Graphs
 from graphattn.models.layers import graph_of_each, init_weights
-from graphattn.nn import Rotary, TransformerBlock
+from graphattn.nn import LearnedPositions, Rotary, TransformerBlock
 from graphattn.nn.cache import Memory
 
 
 class GPT(nn.Module):
     """Decoder-only transformer (Radford et al. 2018) with rotary positions, RMSNorm and QK-norm.
 
-    The input embedding is the output map too (Press and Wolf 2017). It models text only over a
-    graph in which no token hears a later one: a subgraph of `causal(n)`.
+    It models text only over a graph in which no token hears a later one: a subgraph of `causal(n)`.
 
     Args:
         vocab_size: Number of tokens.
         dim: Width of a token's features.
         depth: Number of blocks.
         heads: Number of attention heads.
-        block: Further arguments of `TransformerBlock`, such as kv_heads, mlp_ratio and dropout.
+        max_len: Number of learned positions that are added to the embedding; None adds none.
+        head: The output map, (…, dim) to (…, vocab_size); by default the input embedding is it too
+            (Press and Wolf 2017).
+        dropout: Of the embedding, and as in `TransformerBlock`.
+        block: Further arguments of `TransformerBlock`, such as kv_heads and mlp_ratio; also norm,
+            positions and qk_norm, to have others.
 
     Example:
         >>> import torch
@@ -37,23 +41,54 @@ class GPT(nn.Module):
     """
 
     def __init__(
-        self, vocab_size: int, *, dim: int = 256, depth: int = 6, heads: int = 4, **block: Any
+        self,
+        vocab_size: int,
+        *,
+        dim: int = 256,
+        depth: int = 6,
+        heads: int = 4,
+        max_len: int | None = None,
+        head: nn.Module | None = None,
+        dropout: float = 0.0,
+        **block: Any,
     ) -> None:
         super().__init__()
+        block = {"norm": nn.RMSNorm, "qk_norm": True, "dropout": dropout, **block}
+        if "positions" not in block:
+            block["positions"] = Rotary(dim // heads)
         self.embedding = nn.Embedding(vocab_size, dim)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                dim,
-                heads,
-                norm=nn.RMSNorm,
-                positions=Rotary(dim // heads),
-                qk_norm=True,
-                **block,
-            )
-            for _ in range(depth)
-        )
-        self.norm = nn.RMSNorm(dim)
+        self.max_len = max_len
+        self.positions = None if max_len is None else LearnedPositions(max_len, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(TransformerBlock(dim, heads, **block) for _ in range(depth))
+        self.norm = block["norm"](dim)
+        self.head = head
         init_weights(self)
+
+    @classmethod
+    def from_hf(cls, model: Any) -> GPT:
+        """With a copy of the weights of a GPT-2 or a Llama of transformers, and its scores.
+
+        Over `causal(n)` it computes what the model does. Biases that the model has not are 0.
+
+        Args:
+            model: A `GPT2Model`, `LlamaModel` or either with its output map; its mode, dtype and
+                device stay.
+
+        Raises:
+            TypeError: If it is no such model.
+            ValueError: If its config asks for what our blocks don't have.
+
+        Example:
+            >>> import torch, transformers
+            >>> from graphattn import causal, models
+            >>> config = transformers.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4)
+            >>> theirs = transformers.GPT2LMHeadModel(config).eval()
+            >>> ours, tokens = models.GPT.from_hf(theirs).eval(), torch.tensor([[3, 1, 4, 1, 5]])
+            >>> torch.allclose(ours(tokens, causal(5)), theirs(tokens).logits, atol=1e-5)
+            True
+        """
+        return pretrained.gpt(cls, model)
 
     def forward(self, tokens: Tensor, graph: Graph | Sequence[Graph]) -> Tensor:
         """Scores of the next token after each.
@@ -65,10 +100,15 @@ class GPT(nn.Module):
         Returns:
             (*batch, n, vocab_size).
         """
-        x = self.embedding(tokens)
+        x = self.embed(tokens)
         for block, block_graph in zip(self.blocks, graph_of_each(graph, len(self.blocks))):
             x = block(x, block_graph)
         return self.scores(x)
+
+    def embed(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
+        """What the first block takes, (*batch, n, dim); places as in `LearnedPositions`."""
+        x = self.embedding(tokens)
+        return self.dropout(x if self.positions is None else self.positions(x, places))
 
     def step(self, tokens: Tensor, caches: Sequence[Memory]) -> Tensor:
         """Features of tokens that come next; `scores` of them are those of `forward`.
@@ -87,7 +127,7 @@ class GPT(nn.Module):
             raise ValueError(
                 f"give one cache for each of the {len(self.blocks)} blocks, got {len(caches)}"
             )
-        x = self.embedding(tokens)
+        x = self.embed(tokens, caches[0].places(tokens.shape[-1], tokens.device))
         for block, cache in zip(self.blocks, caches):
             assert isinstance(block, TransformerBlock)
             x = block.step(x, cache)
@@ -95,7 +135,10 @@ class GPT(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor:
         """Scores of the next token, (…, vocab_size), of features (…, dim)."""
-        return nn.functional.linear(self.norm(x), self.embedding.weight)
+        x = self.norm(x)
+        if self.head is not None:
+            return self.head(x)
+        return nn.functional.linear(x, self.embedding.weight)
 
     def generate(
         self,

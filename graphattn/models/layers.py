@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from graphattn.graphs import Graph
 
@@ -22,6 +22,16 @@ def graph_of_each(graph: Graph | Sequence[Graph], num_blocks: int) -> list[Graph
             f"give one graph, or one for each of the {num_blocks} blocks; got {len(graph)}"
         )
     return list(graph)
+
+
+def mean_of_nodes(x: Tensor) -> Tensor:
+    """(*batch, nodes, dim) to (*batch, dim)."""
+    return x.mean(dim=-2)
+
+
+def first_node(x: Tensor) -> Tensor:
+    """(*batch, nodes, dim) to (*batch, dim)."""
+    return x[..., 0, :]
 
 
 def init_weights(module: nn.Module, std: float = 0.02) -> None:

@@ -14,7 +14,14 @@ from graphattn.nn.modern_hopfield import ModernHopfield
 from graphattn.nn.normalizers import GumbelSoftmax, Reinforce, SinkSoftmax
 from graphattn.nn.positions import LearnedPositions, Rotary, SinusoidalPositions
 from graphattn.nn.scores import GAT, Additive, Bilinear, Concat, Cosine, GATv2, Location
-from graphattn.nn.transformer import DecoderBlock, TransformerBlock, post_norm, pre_norm
+from graphattn.nn.transformer import (
+    DecoderBlock,
+    GatedPerceptron,
+    TransformerBlock,
+    perceptron,
+    post_norm,
+    pre_norm,
+)
 
 __all__ = [
     "ALiBi",
@@ -27,6 +34,7 @@ __all__ = [
     "ExternalMemory",
     "GAT",
     "GATv2",
+    "GatedPerceptron",
     "GlobalAttention",
     "GraphAttention",
     "GumbelSoftmax",
@@ -50,6 +58,7 @@ __all__ = [
     "hebbian_weights",
     "laplacian_encoding",
     "nadaraya_watson",
+    "perceptron",
     "post_norm",
     "pre_norm",
     "projection_weights",

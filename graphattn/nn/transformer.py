@@ -53,6 +53,50 @@ def post_norm(x: Tensor, norm: Map, part: Map) -> Tensor:
     return norm(x + part(x))
 
 
+def perceptron(dim: int, hidden: int, activation: Callable[[], nn.Module] = nn.GELU) -> nn.Module:
+    """Two linear maps with an activation between them (Vaswani et al. 2017, eq. 2).
+
+    Args:
+        dim: Width of a node.
+        hidden: Width between the maps.
+        activation: Makes the activation.
+
+    Example:
+        >>> import torch
+        >>> perceptron(8, 32)(torch.randn(2, 10, 8)).shape
+        torch.Size([2, 10, 8])
+    """
+    return nn.Sequential(nn.Linear(dim, hidden), activation(), nn.Linear(hidden, dim))
+
+
+class GatedPerceptron(nn.Module):
+    """`out(activation(gate(x)) * inner(x))`: SwiGLU with SiLU (Shazeer 2020, eq. 6).
+
+    Args:
+        dim: Width of a node.
+        hidden: Width between the maps.
+        activation: Makes the activation.
+
+    Example:
+        >>> import torch
+        >>> GatedPerceptron(8, 32)(torch.randn(2, 10, 8)).shape
+        torch.Size([2, 10, 8])
+    """
+
+    def __init__(
+        self, dim: int, hidden: int, activation: Callable[[], nn.Module] = nn.SiLU
+    ) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, hidden)
+        self.inner = nn.Linear(dim, hidden)
+        self.activation = activation()
+        self.out = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(*batch, nodes, dim) to the same."""
+        return self.out(self.activation(self.gate(x)) * self.inner(x))
+
+
 class TransformerBlock(nn.Module):
     """Attention over a graph, then a perceptron for each node, both residual and normalized.
 
@@ -66,6 +110,7 @@ class TransformerBlock(nn.Module):
         dropout: Probability of dropping a weight of attention, and an output of either part.
         norm: Makes a normalization of a width; `torch.nn.LayerNorm` or `torch.nn.RMSNorm`.
         residual: Where it stands: `pre_norm`, `post_norm`, or a function `(x, norm, part) -> x`.
+        mlp: Makes the perceptron of its two widths: `perceptron`, `GatedPerceptron` or your own.
         attention: Further arguments of `GraphAttention`.
 
     Example:
@@ -85,14 +130,14 @@ class TransformerBlock(nn.Module):
         dropout: float = 0.0,
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
         residual: Residual = pre_norm,
+        mlp: Callable[[int, int], nn.Module] = perceptron,
         **attention: Any,
     ) -> None:
         super().__init__()
-        hidden = int(dim * mlp_ratio)
         self.attention_norm = norm(dim)
         self.attention = GraphAttention(dim, heads, dropout=dropout, **attention)
         self.mlp_norm = norm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.mlp = mlp(dim, int(dim * mlp_ratio))
         self.dropout = nn.Dropout(dropout)
         self.residual = residual
 
