@@ -144,10 +144,10 @@ def make_caches(model: Decoder, graph: Graphs, longest: int, max_new_tokens: int
     integer("max_new_tokens", max_new_tokens, low=1)
     nodes = longest + max_new_tokens
     limit = getattr(model, "max_len", None)
-    if limit is not None and nodes > limit:
+    if limit is not None and nodes - 1 > limit:  # the last token is not read
         raise ValueError(
             f"the model has {limit} positions, but a prompt of {longest} tokens and "
-            f"{max_new_tokens} new ones need {nodes}; shorten the prompt, or ask for fewer"
+            f"{max_new_tokens} new ones need {nodes - 1}; shorten the prompt, or ask for fewer"
         )
     made = graph(nodes) if callable(graph) else graph
     if not isinstance(made, Graph | Sequence):

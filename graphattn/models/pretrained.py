@@ -30,6 +30,12 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def gpt(kind: Any, model: Any) -> Any:
     """See `GPT.from_hf`."""
     base, config = _parts(model, ("gpt2", "llama"), "GPT.from_hf takes a GPT-2 or a Llama")
+    _check_head(model, "lm_head.")
+    if model is base and not config.tie_word_embeddings:
+        raise ValueError(
+            f"{type(model).__name__} has no output map, and its embedding is none "
+            "(tie_word_embeddings=False); give the model with its head"
+        )
     make = _gpt2 if config.model_type == "gpt2" else _llama
     ours, weights = make(kind, base, config, _head(model))
     if ours.head is not None:
@@ -180,6 +186,7 @@ def _bert_head(model: Any, ours: Any) -> Weights:
 def vit(kind: Any, model: Any) -> Any:
     """See `ViT.from_hf`."""
     base, config = _parts(model, ("vit",), "ViT.from_hf takes a ViT")
+    _check_head(model, "classifier.")
     hidden, activation = config.intermediate_size, _activation(config.hidden_act)
     ours = kind(
         _pair(config.image_size),
@@ -236,6 +243,18 @@ def _parts(model: Any, kinds: tuple[str, ...], what: str) -> tuple[Any, Any]:
             "its models attend over a graph"
         )
     return model.base_model, model.config
+
+
+def _check_head(model: Any, head: str) -> None:
+    """Raise if there are weights outside of the base model and of this head."""
+    known = (f"{model.base_model_prefix}.", head)
+    if model.base_model is model:
+        return
+    if left := [name for name in model.state_dict() if not name.startswith(known)]:
+        raise ValueError(
+            f"{type(model).__name__} has a head that ours has not ({left[0]}); give its "
+            f"model.{model.base_model_prefix}, and put that head on its features"
+        )
 
 
 def _head(model: Any) -> nn.Module | None:

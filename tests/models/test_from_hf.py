@@ -121,7 +121,8 @@ def test_same_gradients_of_what_goes_in(name: str) -> None:
 @pytest.mark.parametrize("kind", ["GPT2Model", "LlamaModel", "BertModel", "ViTModel"])
 def test_models_without_a_head(kind: str) -> None:
     make = {"GPT2Model": gpt2, "LlamaModel": llama, "BertModel": bert, "ViTModel": vit}[kind]
-    theirs = drawn(lambda: make(getattr(transformers, kind)))
+    options = {"tie_word_embeddings": True} if kind == "LlamaModel" else {}
+    theirs = drawn(lambda: make(getattr(transformers, kind), **options))
     ours, (given, graph) = from_hf(theirs), inputs(theirs)
     expected = theirs(given).last_hidden_state
     if isinstance(ours, BERT):
@@ -211,13 +212,33 @@ REFUSED = {
         ValueError,
         "attends to an encoder",
     ),
+    "a classifier of texts": (
+        lambda: GPT.from_hf(gpt2(transformers.GPT2ForSequenceClassification)),
+        ValueError,
+        r"a head that ours has not \(score.weight\); give its model.transformer",
+    ),
+    "a classifier of tokens": (
+        lambda: GPT.from_hf(llama(transformers.LlamaForTokenClassification)),
+        ValueError,
+        r"a head that ours has not \(score.weight\); give its model.model",
+    ),
+    "no output map": (
+        lambda: GPT.from_hf(llama(transformers.LlamaModel)),
+        ValueError,
+        "LlamaModel has no output map, and its embedding is none",
+    ),
+    "a painter": (
+        lambda: ViT.from_hf(vit(transformers.ViTForMaskedImageModeling, encoder_stride=4)),
+        ValueError,
+        r"a head that ours has not \(decoder.0.weight\); give its model.vit",
+    ),
     "a decoder": (lambda: BERT.from_hf(bert(is_decoder=True)), ValueError, "is a decoder"),
     "too long": (
         lambda: GPT.from_hf(gpt2()).generate(
-            torch.zeros(1, 30, dtype=torch.int64), ga.causal(60), max_new_tokens=11
+            torch.zeros(1, 30, dtype=torch.int64), ga.causal(60), max_new_tokens=12
         ),
         ValueError,
-        "the model has 40 positions, but a prompt of 30 tokens and 11 new ones need 41",
+        "the model has 40 positions, but a prompt of 30 tokens and 12 new ones need 41",
     ),
 }
 
