@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # little beside what the edges read.
 LONGEST = 512
 # Rows that are intervals in a block; programs take one block or several.
-BLOCK = 64
+BLOCK = 32
 
 
 class Cut(NamedTuple):

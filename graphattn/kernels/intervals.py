@@ -35,13 +35,13 @@ from graphattn.kernels.problem import Kernel, Problem
 from graphattn.normalizers import Softmax
 from graphattn.scores import Dot
 
-LARGEST_DIM = 256
+LARGEST_DIM = {2: 256, 4: 128}  # by the bytes of a number
 MOST_NODES = 2**30  # so that the end of a block is an int32
 LN2 = 0.6931471805599453
 
 # What follows chooses among kernels, and was not measured yet.
 # Pairs of a tile that tensor cores score in the time in which an edge is gathered.
-PAIRS_PER_EDGE = 8
+PAIRS_PER_EDGE = 4
 # Sizes of dense blocks for which torch's attention is called one after the other.
 FEW_SIZES = 4
 
@@ -58,8 +58,9 @@ def unsupported(problem: Problem) -> str | None:
         return "it sums in float32, and the tensors are of float64"
     if not query.is_cuda and not interpreted():
         return f"it runs on a GPU, and the tensors are on {query.device}"
-    if (dim := max(query.shape[-1], problem.value.shape[-1])) > LARGEST_DIM:
-        return f"it takes up to {LARGEST_DIM} numbers a head, and here are {dim}"
+    dim, largest = max(query.shape[-1], problem.value.shape[-1]), LARGEST_DIM[query.element_size()]
+    if dim > largest:
+        return f"it takes up to {largest} numbers a head in {query.dtype}, and here are {dim}"
     nodes, size = max(query.shape[-3], key.shape[-3]), query.shape[:-3].numel() * problem.heads
     if nodes > MOST_NODES or -(-nodes // rows.BLOCK) * size > MOST_PROGRAMS:
         return (
@@ -111,28 +112,46 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-# By the function, the largest head dimension and whether numbers take 2 bytes: as large as fits
-# into the registers of a thread and 99 KiB of shared memory. Not measured yet.
+# By the function, the largest head dimension and the bytes of a number: as large as fits into the
+# registers of a thread. (At float32, 128, by_destination spills some.) Not measured yet.
 TILES = {
-    ("forward", 64, True): Tiles(2, 64, 4, 3),
-    ("forward", 128, True): Tiles(2, 32, 8, 3),
-    ("forward", 256, True): Tiles(1, 32, 8, 2),
-    ("forward", 64, False): Tiles(1, 32, 4, 2),
-    ("forward", 128, False): Tiles(1, 16, 8, 2),
-    ("forward", 256, False): Tiles(1, 16, 8, 1),
-    ("by_destination", 64, True): Tiles(2, 32, 8, 2),
-    ("by_destination", 128, True): Tiles(1, 32, 8, 2),
-    ("by_destination", 256, True): Tiles(1, 16, 8, 2),
-    ("by_destination", 64, False): Tiles(1, 32, 8, 1),
-    ("by_destination", 128, False): Tiles(1, 16, 8, 1),
-    ("by_destination", 256, False): Tiles(1, 16, 8, 1),
-    ("by_source", 64, True): Tiles(2, 32, 8, 2),
-    ("by_source", 128, True): Tiles(1, 32, 8, 2),
-    ("by_source", 256, True): Tiles(1, 16, 8, 2),
-    ("by_source", 64, False): Tiles(1, 32, 8, 1),
-    ("by_source", 128, False): Tiles(1, 16, 8, 1),
-    ("by_source", 256, False): Tiles(1, 16, 8, 1),
+    ("forward", 64, 2): Tiles(4, 64, 8, 3),
+    ("forward", 128, 2): Tiles(4, 64, 8, 2),
+    ("forward", 256, 2): Tiles(2, 32, 8, 2),
+    ("forward", 64, 4): Tiles(1, 32, 8, 2),
+    ("forward", 128, 4): Tiles(1, 16, 8, 2),
+    ("by_destination", 64, 2): Tiles(4, 64, 8, 2),
+    ("by_destination", 128, 2): Tiles(4, 32, 8, 2),
+    ("by_destination", 256, 2): Tiles(2, 16, 8, 2),
+    ("by_destination", 64, 4): Tiles(1, 32, 8, 1),
+    ("by_destination", 128, 4): Tiles(1, 16, 8, 1),
+    ("by_source", 64, 2): Tiles(4, 32, 8, 2),
+    ("by_source", 128, 2): Tiles(4, 32, 8, 2),
+    ("by_source", 256, 2): Tiles(1, 16, 8, 2),
+    ("by_source", 64, 4): Tiles(1, 32, 8, 1),
+    ("by_source", 128, 4): Tiles(1, 16, 8, 1),
 }
+# By the generation of the GPU, the first number of its compute capability.
+SMALLER_TILES = {
+    8: {
+        ("forward", 128, 2): Tiles(4, 32, 8, 3),
+        ("by_destination", 128, 2): Tiles(2, 32, 8, 2),
+        ("by_source", 128, 2): Tiles(2, 32, 8, 2),
+    },
+    10: {("by_source", 128, 2): Tiles(2, 32, 8, 2)},
+}
+
+
+def tiles_of(name: str, width: int, query: Tensor) -> Tiles:
+    """Tiles for a function and heads of so many numbers."""
+    size = next(size for size in (64, 128, 256) if width <= size)
+    key = (name, size, query.element_size())
+    return SMALLER_TILES.get(generation(query), {}).get(key) or TILES[key]
+
+
+def generation(x: Tensor) -> int:
+    """Of the GPU that a tensor is on; 0 if it is on none."""
+    return torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 0
 
 
 # --- the operations -------------------------------------------------------------------------------
@@ -175,8 +194,7 @@ def over(call: Call, edges: Edges, name: str, heads: int, **arguments: Any) -> N
     query, key, value = call.query, call.key, call.value
     dims = query.shape[-1], value.shape[-1]
     head_block, value_block = (max(power_of_2(dim), 16) for dim in dims)  # 16: least of a product
-    width = max(head_block, value_block, 64)
-    tiles = TILES[name, width, query.element_size() == 2]
+    tiles = tiles_of(name, max(head_block, value_block), query)
     num_rows, block_rows = len(edges.ptr) - 1, tiles.CHUNKS * rows.BLOCK
     with on_device_of(query):
         launch(
