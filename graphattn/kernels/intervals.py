@@ -126,7 +126,7 @@ TILES = {
     ("by_destination", 64, 4): Tiles(1, 32, 8, 1),
     ("by_destination", 128, 4): Tiles(1, 16, 8, 1),
     ("by_source", 64, 2): Tiles(4, 32, 8, 2),
-    ("by_source", 128, 2): Tiles(4, 32, 8, 2),
+    ("by_source", 128, 2): Tiles(2, 32, 8, 2),
     ("by_source", 256, 2): Tiles(1, 16, 8, 2),
     ("by_source", 64, 4): Tiles(1, 32, 8, 1),
     ("by_source", 128, 4): Tiles(1, 16, 8, 1),
@@ -136,9 +136,7 @@ SMALLER_TILES = {
     8: {
         ("forward", 128, 2): Tiles(4, 32, 8, 3),
         ("by_destination", 128, 2): Tiles(2, 32, 8, 2),
-        ("by_source", 128, 2): Tiles(2, 32, 8, 2),
     },
-    10: {("by_source", 128, 2): Tiles(2, 32, 8, 2)},
 }
 
 

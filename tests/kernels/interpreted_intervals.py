@@ -71,6 +71,7 @@ DEAF = lists(*[(0, 0)] * 20, *[(30 + i, 34 + 2 * i) for i in range(9)], *[(0, 0)
 CASES = [
     Case("window", WINDOW, heads=1),
     Case("window of all", ga.sliding_window(37, 30), heads=1),
+    Case("wide window", ga.sliding_window(150, 60), heads=1),
     Case("window of no neighbors", ga.sliding_window(35, 0)),
     Case("causal window", BEFORE, heads=1, batch=(2,)),
     Case("causal", ga.causal(33), heads=1),
@@ -154,9 +155,9 @@ def test_reach_of_blocks() -> None:
         assert rows.pairs_in_reach(graph) == scored
 
 
-@pytest.mark.parametrize("name", ["who hears nobody", "packed documents", "jumps"])
+@pytest.mark.parametrize("name", ["wide window", "who hears nobody", "jumps"])
 def test_several_blocks_a_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    larger = {key: tiles._replace(CHUNKS=2) for key, tiles in intervals.TILES.items()}
+    larger = {key: tiles._replace(CHUNKS=4) for key, tiles in intervals.TILES.items()}
     monkeypatch.setattr(intervals, "TILES", larger)
     check("intervals", BY_NAME[name], WIDE)
 
