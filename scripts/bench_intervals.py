@@ -135,7 +135,7 @@ def check(call: Call, graph: ga.Graph, inputs: list[Tensor]) -> None:
 
 
 def agree(calls: dict[str, Call], inputs: list[Tensor]) -> None:
-    """Raise unless what the peers compute is what ours does; those that can't run are told later."""
+    """Raise unless all compute the same; a peer that can't run is told of later."""
     truth = calls["ours"](*inputs)
     for peer, call in calls.items():
         try:

@@ -183,8 +183,12 @@ def backward_of(
     if needed[1] or needed[2]:
         given |= {"grad_key": grads[1], "grad_value": grads[2]}
         over(call, call.columns, "by_source", kv_heads, **given)
-    natural = stats * stats.new_tensor([LN2, 1.0])[:, None]
-    return [*grads, *[None] * 5, sink_gradient(call, natural, delta) if needed[8] else None]
+    sink = None
+    if needed[8]:
+        stats = stats.clone()
+        stats[..., 0, :] *= LN2
+        sink = sink_gradient(call, stats, delta)
+    return [*grads, *[None] * 5, sink]
 
 
 def over(call: Call, edges: Edges, name: str, heads: int, **arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""The kernel for intervals at sizes and in places that only a GPU has; see `test_kernels.py`, too."""
+"""The kernel for intervals at sizes and in places that only a GPU has."""
 
 from __future__ import annotations
 
