@@ -112,7 +112,6 @@ def _reach(intervals: Intervals | None) -> Reach:
     return Reach(*(torch.stack(ends, 1).to(torch.int32) for ends in (some, each)))
 
 
-@fact
 def pairs_in_reach(graph: Graph) -> int:
     """How many pairs of a row and a node in the reach of its block there are."""
     return BLOCK * int(row_reach(graph).some.diff().clamp(min=0).sum())

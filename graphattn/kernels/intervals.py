@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from graphattn.graphs import rows
+from graphattn.graphs import Graph, rows
+from graphattn.graphs.facts import fact
 from graphattn.graphs.rows import column_reach, pairs_in_reach, row_reach
 from graphattn.graphs.structure import as_blocks, transposed_intervals
 from graphattn.kernels.fused import BACKENDS, Backend, Call, Edges, attend, sink_gradient
@@ -79,19 +80,35 @@ def declines(problem: Problem) -> str | None:
 
 def declines_graph(problem: Problem) -> str | None:
     """Why another kernel is thought to be faster over the graph, if so."""
-    graph = problem.graph
+    if (reason := sparse_in_reach(problem.graph)) is not None:
+        return reason
+    if problem.beyond_sdpa is None and has_few_sizes(problem.graph):
+        return "the graph falls apart into dense graphs of few sizes, which are batched"
+    return None
+
+
+@fact
+def sparse_in_reach(graph: Graph) -> str | None:
+    """Why blocks of rows score too many pairs that are no edges, if so.
+
+    A sentence and no number, which compiled code would take for one that varies.
+    """
     if transposed_intervals(graph) is None:
         return None  # it can't, anyway
     pairs = pairs_in_reach(graph)
-    if graph.num_edges * PAIRS_PER_EDGE < pairs:
-        return (
-            f"{100 * graph.num_edges / pairs:.3g}% of the pairs that it would score are edges; "
-            f"that pays from {100 / PAIRS_PER_EDGE:.3g}% on"
-        )
-    blocks = None if problem.beyond_sdpa else as_blocks(graph)
-    if blocks is not None and len(blocks.groups) <= FEW_SIZES:
-        return "the graph falls apart into dense graphs of few sizes, which are batched"
-    return None
+    if graph.num_edges * PAIRS_PER_EDGE >= pairs:
+        return None
+    return (
+        f"{100 * graph.num_edges / pairs:.3g}% of the pairs that it would score are edges; "
+        f"that pays from {100 / PAIRS_PER_EDGE:.3g}% on"
+    )
+
+
+@fact
+def has_few_sizes(graph: Graph) -> bool:
+    """Whether the graph falls apart into dense graphs of few sizes."""
+    blocks = as_blocks(graph)
+    return blocks is not None and len(blocks.groups) <= FEW_SIZES
 
 
 def _jit() -> Any:

@@ -155,3 +155,20 @@ def test_says_why_it_is_not() -> None:
     )
     assert "dense graphs of few sizes" in reason(ga.batch([ga.causal(60)] * 9))
     assert reason(ga.expander(40, 4)) == "None"
+
+
+def test_is_chosen_in_compiled_code() -> None:
+    """Over graphs of several sizes: what varies from one to the next is no reason to stop."""
+
+    def is_taken(q: torch.Tensor, graph: ga.Graph) -> torch.Tensor:
+        problem = Problem(q, q, q, graph, Dot(), None, softmax, 1.0, 0.0)
+        return q + (intervals.declines_graph(problem) is None)
+
+    compiled = torch.compile(is_taken, fullgraph=True, backend="eager")
+    for graph, taken in [
+        (ga.sliding_window(500, 40), 1),
+        (ga.sliding_window(600, 1), 0),
+        (ga.sliding_window(700, 1), 0),
+        (ga.batch([ga.causal(9)] * 3), 0),
+    ]:
+        assert compiled(torch.zeros(graph.num_dst, 1, 4), graph).mean() == taken
