@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphattn.kernels import blocks, cpu, dense, masked, reference, triton
+from graphattn.kernels import blocks, cpu, dense, intervals, masked, reference, triton
 from graphattn.kernels.problem import Kernel, Problem
 
 KERNELS: tuple[Kernel, ...] = (
     dense.KERNEL,
+    intervals.KERNEL,
     blocks.KERNEL,
     masked.KERNEL,
     cpu.KERNEL,

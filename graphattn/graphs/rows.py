@@ -1,10 +1,11 @@
-"""The edges of a graph as fused kernels read them: in short integers, or as intervals; hubs cut."""
+"""The edges of a graph as fused kernels read them, lists or intervals; rows cut, or in blocks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from graphattn.graphs.csr import CompactCSR, compact_by_destination, compact_by_source
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # long, enough that usual windows are not cut, and that a sum for each part (4 bytes a number) is
 # little beside what the edges read.
 LONGEST = 512
+# Rows that are intervals in a block; programs take one block or several.
+BLOCK = 32
 
 
 class Cut(NamedTuple):
@@ -47,7 +50,7 @@ def _of_intervals(intervals: Intervals | None) -> CompactCSR | None:
     if intervals is None:
         return None
     degree = intervals.stop - intervals.start
-    ptr = torch.nn.functional.pad(degree.cumsum(0), (1, 0))
+    ptr = F.pad(degree.cumsum(0), (1, 0))
     return CompactCSR(ptr, intervals.start.to(torch.int32), None)
 
 
@@ -70,3 +73,45 @@ def _cut(ptr: Tensor) -> Cut:
     number = torch.arange(len(row_of_part), device=ptr.device) - first_of_part
     begin = ptr[row_of_part] + LONGEST * number
     return Cut(torch.stack([row_of_part, begin], 1), torch.stack([row, first, count], 1))
+
+
+class Reach(NamedTuple):
+    """Of every BLOCK rows that are intervals, the range of nodes at the other end of an edge.
+
+    some: int32 (blocks, 2), the first node of any of the rows, and where the last of them ends; of
+        a block that hears nobody 2^31 - 1 and 0.
+    each: int32 (blocks, 2), the range that is part of every row; may end before it begins.
+    """
+
+    some: Tensor
+    each: Tensor
+
+
+@fact
+def row_reach(graph: Graph) -> Reach:
+    return _reach(as_intervals(graph))
+
+
+@fact
+def column_reach(graph: Graph) -> Reach:
+    return _reach(transposed_intervals(graph))
+
+
+def _reach(intervals: Intervals | None) -> Reach:
+    assert intervals is not None
+    start, stop = intervals
+    blocks, largest = -(-len(start) // BLOCK), torch.iinfo(torch.int32).max
+    start = start.masked_fill(start == stop, largest)
+
+    def of_blocks(x: Tensor, neutral: int) -> Tensor:
+        """(rows,) -> (blocks, BLOCK), filled up with what changes no extreme."""
+        return F.pad(x, (0, blocks * BLOCK - len(x)), value=neutral).view(blocks, BLOCK)
+
+    some = of_blocks(start, largest).amin(1), of_blocks(stop, 0).amax(1)
+    each = of_blocks(start, 0).amax(1), of_blocks(stop, largest).amin(1)
+    return Reach(*(torch.stack(ends, 1).to(torch.int32) for ends in (some, each)))
+
+
+def pairs_in_reach(graph: Graph) -> int:
+    """How many pairs of a row and a node in the reach of its block there are."""
+    return BLOCK * int(row_reach(graph).some.diff().clamp(min=0).sum())

@@ -285,7 +285,7 @@ def _flat(x: Tensor) -> numpy.ndarray:
     return x.detach().numpy().reshape(-1)
 
 
-BACKENDS["cpu"] = Backend(forward_of, weights_of, backward_of, half=False, joins=True, cut=False)
+BACKENDS["cpu"] = Backend(forward_of, weights_of, backward_of, half=False, joins=True)
 
 KERNEL = Kernel(
     name="cpu",

@@ -24,7 +24,7 @@ from graphattn.features import Projected, dense
 from graphattn.graphs import Graph
 from graphattn.graphs.csr import compact_both, compact_by_destination
 from graphattn.graphs.memory import shortage
-from graphattn.graphs.rows import cut_columns, cut_rows, interval_columns, interval_rows
+from graphattn.graphs.rows import interval_columns, interval_rows
 from graphattn.graphs.structure import LISTED_EDGE_BYTES, is_symmetric, transposed_intervals
 from graphattn.kernels.pairs import edge_logits, normalized, too_many
 from graphattn.kernels.problem import Problem
@@ -38,7 +38,8 @@ class Edges(NamedTuple):
     ptr: int64 (rows + 1,), where the edges of each row begin.
     index: int32 (E,), the node at the other end; of intervals (rows,), the first such node.
     edge: The place of each edge in edge order, (E,); empty where that is this order, or not asked.
-    part, hub: How long rows are cut, see `Cut`; empty for a backend that does it in its own way.
+    part, hub: How rows are shared out among programs: a `Cut` of the long ones, or the `Reach` of
+        blocks of rows, as the backend asks; else empty.
     """
 
     ptr: Tensor
@@ -96,6 +97,9 @@ class Call:
         return self.query.shape[:-3]
 
 
+Shares = tuple[Callable[[Graph], Sequence[Tensor]], Callable[[Graph], Sequence[Tensor]]]
+
+
 class Backend(NamedTuple):
     """How one kernel computes the operator.
 
@@ -104,21 +108,22 @@ class Backend(NamedTuple):
         exponentials, both 0 if there are none. (A log-sum-exp in one number loses the gradients
         of large logits.) Without softmax 0 and 1.
     weights: `(call, stats) -> weights`, (*batch, E, heads) in edge order, float32 at least; of the
-        normalizer "none" the logits, -inf where an edge is switched off.
+        normalizer "none" the logits, -inf where an edge is switched off. None if it can't tell.
     backward: `(call, grad, result, stats, needed, of_weights) -> gradients` of the first nine
         fields of the call, where needed; of what belongs to edges, summed over the batch where it
         shares them. `grad` and `result` are those of out, or of the weights.
     half: Whether it takes half types; otherwise it is given them in float32.
     joins: Whether it takes `edge`.
-    cut: Whether it is to be told how long rows are cut.
+    shares: The facts, of a graph's rows and of its columns, that tell how they are shared out; None
+        if it does that in its own way.
     """
 
     forward: Callable[[Call], tuple[Tensor, Tensor]]
-    weights: Callable[[Call, Tensor], Tensor]
+    weights: Callable[[Call, Tensor], Tensor] | None
     backward: Callable[..., Sequence[Tensor | None]]
     half: bool
     joins: bool
-    cut: bool
+    shares: Shares | None = None
 
 
 BACKENDS: dict[str, Backend] = {}
@@ -218,7 +223,7 @@ def _call_operator(problem: Problem, query: Tensor, edge: Tensor | None, backend
         list_them=of_edges,
         in_order=of_edges or dropout > 0,
         transpose=torch.is_grad_enabled() and any(needs_grad),
-        cut=BACKENDS[backend].cut,
+        shares=BACKENDS[backend].shares,
     )
     device = problem.query.device
     seed = torch.randint(2**63 - 1, (1,), device=device) if dropout else None
@@ -310,26 +315,26 @@ def sink_gradient(call: Call, stats: Tensor, delta: Tensor) -> Tensor | None:
 
 
 def _edges(
-    graph: Graph, *, list_them: bool, in_order: bool, transpose: bool, cut: bool
+    graph: Graph, *, list_them: bool, in_order: bool, transpose: bool, shares: Shares | None
 ) -> tuple[list[Tensor], bool]:
     """The tensors of `Edges` by destination and, if asked for, by source; whether edges are listed.
 
-    The places in edge order are left empty unless they are asked for, and so is the cut.
+    The places in edge order are left empty unless they are asked for.
     """
     listed = list_them or interval_rows(graph) is None or interval_columns(graph) is None
-    cuts = (cut_rows, cut_columns)
     if not listed:
         sides = (interval_rows(graph), interval_columns(graph))
     elif transpose and not in_order and is_symmetric(graph):  # its own transpose
-        sides, cuts = (compact_by_destination(graph),) * 2, (cut_rows, cut_rows)
+        sides = (compact_by_destination(graph),) * 2
+        shares = None if shares is None else (shares[0], shares[0])
     else:
         sides = compact_both(graph) if transpose else (compact_by_destination(graph),)
     nothing = torch.empty(0, dtype=torch.int32, device=graph.device)
     parts = []
-    for side, cut_of in zip(sides, cuts):
+    for side, shares_of in zip(sides, shares or (lambda _: (nothing, nothing),) * 2):
         ptr, index, edge = side  # pyright: ignore[reportGeneralTypeIssues]
         parts += [ptr, index, edge if in_order and edge is not None else nothing]
-        parts += cut_of(graph) if cut else (nothing, nothing)
+        parts += shares_of(graph)
     return parts, listed
 
 
@@ -361,8 +366,13 @@ def _attend(
     """Output or weights, and the statistics of every row; see `Call` and `Backend`."""
     tensors = (query, key, value, bias, edge_key, edge_value, edge, weight, sink, seed)
     call = _call(tensors, graph, listed, score, slope, scale, softcap, normalizer, dropout)
-    out, stats = BACKENDS[backend].forward(call)
-    return (BACKENDS[backend].weights(call, stats) if of_weights else out), stats
+    forward, weights = BACKENDS[backend][:2]
+    out, stats = forward(call)
+    if not of_weights:
+        return out, stats
+    if weights is None:
+        raise NotImplementedError(f"{backend} can't tell the weights of edges")
+    return weights(call, stats), stats
 
 
 attend_op = torch.library.custom_op("graphattn::attend", _attend, mutates_args=())

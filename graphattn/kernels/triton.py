@@ -10,9 +10,7 @@ Where TRITON_INTERPRET=1 is set before Triton is imported, they are interpreted,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -20,7 +18,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs import rows
-from graphattn.graphs.facts import constant_when_compiled
+from graphattn.graphs.rows import cut_columns, cut_rows
 from graphattn.kernels.fused import (
     BACKENDS,
     Backend,
@@ -30,10 +28,18 @@ from graphattn.kernels.fused import (
     beyond_fused,
     sink_gradient,
 )
+from graphattn.kernels.launch import (
+    MOST_PROGRAMS,
+    interpreted,
+    launch,
+    of_nodes,
+    on_device_of,
+    power_of_2,
+    triton_is_missing,
+)
 from graphattn.kernels.problem import Kernel, Problem
 
 LARGEST_DIM = 256
-MOST_PROGRAMS = 2**31 - 1  # of a launch
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -45,26 +51,11 @@ def unsupported(problem: Problem) -> str | None:
     most = max(query.shape[:-2].numel(), problem.key.shape[:-2].numel())
     if most * problem.key.shape[-2] > MOST_PROGRAMS // 2:  # the other half is for parts of rows
         return f"{most} nodes of a batch are more than one launch has programs for"
-    return beyond_fused(problem) or triton_is_missing()
+    return beyond_fused(problem) or triton_is_missing("graphattn.kernels.triton_jit")
 
 
 def declines(problem: Problem) -> str | None:
     return None if problem.query.is_cuda else "it would be interpreted, which is there for tests"
-
-
-@constant_when_compiled
-def interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@constant_when_compiled
-def triton_is_missing() -> str | None:
-    """Why Triton can't be used, if so."""
-    try:
-        _jit()
-    except Exception as error:  # an import may fail in any way when versions don't fit
-        return f"Triton can't be used ({error!r}); pip install --upgrade triton repairs it"
-    return None
 
 
 def _jit() -> Any:
@@ -127,22 +118,7 @@ def tiles_of(
     )
 
 
-def power_of_2(x: int) -> int:
-    """The smallest power of two that is not below x.
-
-    Example:
-        >>> [power_of_2(x) for x in (0, 1, 3, 64)]
-        [1, 1, 4, 64]
-    """
-    return 1 << max(x - 1, 0).bit_length()
-
-
 # --- the three operations -------------------------------------------------------------------------
-
-
-def launch(function: Any, programs: int, **arguments: Any) -> None:
-    if programs:
-        function[(programs,)](**arguments)
 
 
 def forward_of(call: Call) -> tuple[Tensor, Tensor]:
@@ -202,7 +178,7 @@ def backward_of(
         given["grad_weights"] = grad.contiguous()
         if call.normalizer == "softmax":
             side.weigh(result.contiguous(), given["grad_weights"], delta)
-    nodes = _of_nodes("grad_out", None if of_weights else grad)
+    nodes = of_nodes("grad_out", None if of_weights else grad)
 
     grads: list[Tensor | None] = [
         torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)
@@ -272,9 +248,9 @@ class Launch:
         self.call = call
         self.wide = torch.promote_types(query.dtype, torch.float32)
         self.common: dict[str, Any] = {
-            **_of_nodes("query", query),
-            **_of_nodes("key", key),
-            **_of_nodes("value", value),
+            **of_nodes("query", query),
+            **of_nodes("key", key),
+            **of_nodes("value", value),
             **self._of_edges("bias", call.bias, 2),
             **self._of_edges("edge_key", call.edge_key, 3),
             **self._of_edges("edge_value", call.edge_value, 3),
@@ -344,8 +320,7 @@ class Launch:
         )
 
     def launch(self, function: Any, programs: int, **arguments: Any) -> None:
-        device = self.call.query.device
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        with on_device_of(self.call.query):
             launch(function, programs, enable_fp_fusion=True, **arguments)
 
     def merged(self, edges: Edges) -> dict[str, Any]:
@@ -399,20 +374,9 @@ class Launch:
         )
 
 
-def _of_nodes(name: str, x: Tensor | None) -> dict[str, Any]:
-    """Numbers (*batch, nodes, heads, dim), and the strides of batch and node.
-
-    They are copied if the numbers of a node do not lie together, or items of the batch not evenly.
-    """
-    if x is None:
-        return {name: None, f"{name}_batch": 0, f"{name}_node": 0}
-    heads, dim = x.shape[-2:]
-    together = (dim == 1 or x.stride(-1) == 1) and (heads == 1 or x.stride(-2) == dim)
-    x = (x if together else x.contiguous()).reshape(x.shape[:-3].numel(), *x.shape[-3:])
-    return {name: x, f"{name}_batch": x.stride(0), f"{name}_node": x.stride(1)}
-
-
-BACKENDS["triton"] = Backend(forward_of, weights_of, backward_of, half=True, joins=False, cut=True)
+BACKENDS["triton"] = Backend(
+    forward_of, weights_of, backward_of, half=True, joins=False, shares=(cut_rows, cut_columns)
+)
 
 KERNEL = Kernel(
     name="triton",

@@ -19,19 +19,13 @@ edge, part as in `Edges`. Numbers are passed as float64. NORMALIZER is "softmax"
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
+from graphattn.kernels.triton_math import LOG2E, number, tanh_of
 
 # Sizes of the graph: they change from call to call, and nothing is gained by compiling for them.
 SIZES = ["num_rows", "num_parts", "num_edges", "longest"]
 
 
 # --- rows and tiles -------------------------------------------------------------------------------
-
-
-@triton.jit
-def number(x, ACC: tl.constexpr):
-    """A number that was passed as float64, in the type of sums."""
-    return (tl.full((), 0.0, tl.float64) + x).to(ACC)
 
 
 @triton.jit
@@ -153,20 +147,6 @@ def scores_of(q, k, a, scale, slope, SCORE: tl.constexpr):
         return tl.sum(q * k, 2) * scale
     else:
         return tl.sum(activation(q + k, slope, SCORE) * a, 2) * scale
-
-
-@triton.jit
-def tanh_of(x):
-    """Cephes' tanh: a quotient of polynomials near 0, where the other way is rounded as 1 is."""
-    shrink = tl.exp2(tl.abs(x) * (-2.0 * LOG2E))
-    far = (1.0 - shrink) / (1.0 + shrink)
-    z = x * x
-    above = (z * -9.64399179425052238628e-1 - 9.92877231001918586564e1) * z
-    above -= 1.61468768441708447952e3
-    below = ((z + 1.12811678491632931402e2) * z + 2.23548839060100448583e3) * z
-    below += 4.84406305325125486048e3
-    near = x + x * z * (above / below)
-    return tl.where(z < 0.390625, near, tl.where(x < 0, -far, far))
 
 
 @triton.jit

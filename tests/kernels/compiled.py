@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from functools import cache
@@ -20,9 +21,12 @@ TYPES = {
     torch.int64: "i64",
 }
 
+# Of Ampere, Hopper and Blackwell.
+PRODUCTS = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\.")
+
 
 class Launched(NamedTuple):
-    """A function of `triton_jit.py` and what it was launched with."""
+    """A function of Triton and what it was launched with."""
 
     function: Any
     arguments: dict[str, Any]
@@ -30,13 +34,14 @@ class Launched(NamedTuple):
 
 class Resources(NamedTuple):
     """Of a compiled function: registers a thread; bytes of stack and local memory a thread, and of
-    shared memory a program.
+    shared memory a program; how many instructions there are for tensor cores.
     """
 
     registers: int
     stack: int
     local: int
     shared: int
+    products: int
 
 
 def source_of(launched: Launched) -> tuple[Any, dict[str, int]]:
@@ -44,7 +49,8 @@ def source_of(launched: Launched) -> tuple[Any, dict[str, int]]:
     from triton.compiler import ASTSource
 
     arguments = dict(launched.arguments)
-    options = {name: arguments.pop(name) for name in ("num_warps", "enable_fp_fusion")}
+    names = ("num_warps", "num_stages", "enable_fp_fusion")
+    options = {name: arguments.pop(name) for name in names if name in arguments}
     signature, constants, hints = {}, {}, {}
     for at, parameter in enumerate(launched.function.params):
         x, name = arguments.pop(parameter.name), parameter.name
@@ -86,5 +92,7 @@ def compile_for(capability: int, launched: Launched) -> Resources:
         words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     usage = dict(word.split(":")[:2] for word in words if word.count(":") == 1)
     return Resources(
-        *(int(usage[name]) for name in ("REG", "STACK", "LOCAL")), kernel.metadata.shared
+        *(int(usage[name]) for name in ("REG", "STACK", "LOCAL")),
+        shared=kernel.metadata.shared,
+        products=len(PRODUCTS.findall(kernel.asm["ptx"])),
     )

@@ -232,7 +232,7 @@ def test_operator_and_compiled_code() -> None:
         for part in (side.ptr, side.index.to(torch.int32), nothing, *cuts)
     ]
     options = ("triton", True, "dot", 0.0, 0.5, 0.0, "softmax", 0.0, False)
-    torch.library.opcheck(attend_op, (q, k, v, *[None] * 6, sides, *options))
+    torch.library.opcheck(attend_op, (q, k, v, *[None] * 7, sides, *options))
 
 
 def test_refuses_what_it_cannot() -> None:

@@ -188,7 +188,7 @@ def test_operator() -> None:
         for part in (side.ptr, side.index.to(torch.int32), nothing, *cut(graph))
     ]
     options = ("triton", True, "dot", 0.0, 0.5, 0.0, "softmax", 0.0, False)
-    torch.library.opcheck(attend_op, (q, k, v, *[None] * 6, sides, *options))
+    torch.library.opcheck(attend_op, (q, k, v, *[None] * 7, sides, *options))
 
 
 def test_under_autocast() -> None:
