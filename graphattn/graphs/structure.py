@@ -180,6 +180,15 @@ def is_symmetric(graph: Graph) -> bool | None:
 
 
 @fact
+def density_in_words(graph: Graph) -> str:
+    """The share of pairs that are edges, such as "6.41%".
+
+    In words, because compiled code would take a number for one that varies, and can't print it.
+    """
+    return f"{100 * graph.density:.3g}%"
+
+
+@fact
 def is_simple(graph: Graph) -> bool:
     """True if no pair is an edge twice."""
     _, index, row, _ = graph.csr()

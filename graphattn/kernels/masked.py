@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from graphattn.graphs.memory import shortage
-from graphattn.graphs.structure import is_simple
+from graphattn.graphs.structure import density_in_words, is_simple
 from graphattn.kernels.problem import Kernel, Problem
 from graphattn.kernels.sdpa import grid_bias, scaled_dot_product
 
@@ -49,7 +49,7 @@ def declines(problem: Problem) -> str | None:
     if graph.num_dst * graph.num_src * size <= cost.edge * graph.num_edges * size + cost.call:
         return None
     return (
-        f"{100 * graph.density:.3g}% of all pairs are edges; scoring all pairs pays from "
+        f"{density_in_words(graph)} of all pairs are edges; scoring all pairs pays from "
         f"{100 / cost.edge:.3g}% on, and where there are few"
     )
 

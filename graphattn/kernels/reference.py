@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from graphattn.graphs.structure import density_in_words
 from graphattn.kernels.pairs import edge_logits, gather, normalized, too_many
 from graphattn.kernels.problem import Kernel, Problem
 from graphattn.segments import segment_softmax, segment_sum
@@ -29,7 +30,7 @@ def declines(problem: Problem) -> str | None:
     if problem.beyond_sdpa is not None or problem.graph.density * EDGE_OVER_PAIR < 1:
         return None
     return (
-        f"{100 * problem.graph.density:.3g}% of all pairs are edges; from "
+        f"{density_in_words(problem.graph)} of all pairs are edges; from "
         f"{100 / EDGE_OVER_PAIR:.3g}% on it is faster to score all pairs"
     )
 
