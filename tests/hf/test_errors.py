@@ -79,6 +79,11 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "one edge ahead": (lambda: generate("Llama", crossing()), ValueError, "the edge 30 -> 2 is"),
     "dropped": (continued, ValueError, r"dropped token \d+.*DynamicCache\(\)"),
+    "dropped, of a function": (
+        lambda: generate("Mistral", lambda q, kv, at, layer: ga.causal(kv).rows(at, kv)),
+        ValueError,
+        rf"dropped token 0, to which token {TOKENS} attends",
+    ),
     "no prompt": (
         lambda: generate("Llama", None, IDS[:, :0]),
         ValueError,
