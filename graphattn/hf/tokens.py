@@ -52,6 +52,11 @@ class Padding(NamedTuple):
     holes: bool
 
 
+_NO_TENSOR = (
+    "which graphattn does not make; hf.restore(model) lets transformers compute its attention"
+)
+
+
 @dataclass(eq=False)
 class Tokens:
     """The queries and keys of a call, and the rule of its mask; see `tokens_mask`.
@@ -87,6 +92,12 @@ class Tokens:
     def __radd__(self, bias: Tensor) -> Tensor:
         """A dense mask, for layers that add a bias to the mask by themselves (BEiT)."""
         return bias.masked_fill(~self.full, torch.finfo(bias.dtype).min)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the model reads {name} of a mask, {_NO_TENSOR}")
+
+    def __getitem__(self, where: Any) -> Any:
+        raise TypeError(f"the model takes a part of a mask, {_NO_TENSOR}")
 
     @property
     def stop(self) -> int:
