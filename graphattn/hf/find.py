@@ -197,11 +197,25 @@ def _asked(layer: Layer, tokens: Tokens) -> list[Part] | None:
     def ask(left: int) -> tuple[Graph | None, int]:
         first = min(max(tokens.offset, left), tokens.stop)
         queries, keys = tokens.stop - first, tokens.stop - left
-        return layer.ask(queries, keys, first - left), tokens.offset - first
+        graph = layer.ask(queries, keys, first - left)
+        if graph is not None:
+            _check_kept(graph, tokens, left, slice(0, queries), first - left)
+        return graph, tokens.offset - first
 
-    if ask(0 if tokens.padding is None else tokens.padding.left[0])[0] is None:
+    left = [0] if tokens.padding is None else tokens.padding.left
+    is_own = [ask(first)[0] is None for first in left]
+    if all(is_own):
         return None
-    return _of_items(tokens, ask)  # pyright: ignore[reportArgumentType]
+    parts = _of_items(tokens, ask)  # pyright: ignore[reportArgumentType]
+    if not any(is_own):
+        return parts
+    if tokens.rule is None:
+        raise ValueError(
+            "the function gives graphs for some sequences of the batch and None for others, and "
+            "only the model knows its own graph; let it give a graph for each"
+        )
+    own = _own(tokens.rule, tokens)
+    return [its if none else part for part, its, none in zip(parts, own, is_own)]
 
 
 def _of_items(tokens: Tokens, of: Callable[[int], tuple[Graph, int]]) -> list[Part]:
@@ -232,17 +246,25 @@ def _check_past(graph: Graph, tokens: Tokens, left: int) -> None:
             f"there yet when token {edge[1]} was computed and cached; give a causal graph "
             "(graph & causal(n)), or use_cache=False"
         )
+    _check_kept(graph, tokens, left, slice(max(offset, 0), tokens.stop - left))
+
+
+def _check_kept(graph: Graph, tokens: Tokens, left: int, rows: slice, shift: int = 0) -> None:
+    """Raise if the cache has dropped a key that rows of a graph ask for.
+
+    shift: The token that row 0 is.
+    """
     dropped = tokens.key_offset - left
-    if dropped > 0:
-        rows = slice(max(offset, 0), tokens.stop - left)
-        first = first_source(graph)[rows]
-        if bool((first < dropped).any()):
-            row = int((first < dropped).nonzero()[0])
-            raise ValueError(
-                f"the cache has dropped token {int(first[row])}, to which token "
-                f"{rows.start + row} attends in {graph}; the model's own sliding window made the "
-                "cache: pass past_key_values=DynamicCache(), which keeps all"
-            )
+    if dropped <= 0:
+        return
+    first = first_source(graph)[rows]
+    if bool((first < dropped).any()):
+        row = int((first < dropped).nonzero()[0])
+        raise ValueError(
+            f"the cache has dropped token {int(first[row])}, to which token "
+            f"{rows.start + row + shift} attends in {graph}; the model's own sliding window made "
+            "the cache: pass past_key_values=DynamicCache(), which keeps all"
+        )
 
 
 # --- several queries, or one ----------------------------------------------------------------------

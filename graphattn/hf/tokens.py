@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import masking_utils
 
-from graphattn.graphs import Graph, batch, causal, sliding_window
+from graphattn.graphs import Graph, batch, causal, complete, sliding_window
 
 
 class Rule(NamedTuple):
@@ -52,6 +52,11 @@ class Padding(NamedTuple):
     holes: bool
 
 
+_NO_TENSOR = (
+    "which graphattn does not make; hf.restore(model) lets transformers compute its attention"
+)
+
+
 @dataclass(eq=False)
 class Tokens:
     """The queries and keys of a call, and the rule of its mask; see `tokens_mask`.
@@ -83,6 +88,16 @@ class Tokens:
     def contiguous(self) -> Tokens:
         """Itself: what generate() asks of a mask that it made for a static cache."""
         return self
+
+    def __radd__(self, bias: Tensor) -> Tensor:
+        """A dense mask, for layers that add a bias to the mask by themselves (BEiT)."""
+        return bias.masked_fill(~self.full, torch.finfo(bias.dtype).min)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the model reads {name} of a mask, {_NO_TENSOR}")
+
+    def __getitem__(self, where: Any) -> Any:
+        raise TypeError(f"the model takes a part of a mask, {_NO_TENSOR}")
 
     @property
     def stop(self) -> int:
@@ -236,7 +251,8 @@ def graph_of_rule(rule: Rule, num_nodes: int) -> Graph:
         [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
     """
     if not rule.causal:
-        return sliding_window(num_nodes, rule.window or 0)
+        window = rule.window
+        return complete(num_nodes) if window is None else sliding_window(num_nodes, window)
     graph = causal(num_nodes)
     if rule.chunk is not None and rule.chunk < num_nodes:
         whole, rest = divmod(num_nodes, rule.chunk)

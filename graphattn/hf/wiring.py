@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -105,7 +106,22 @@ def check_wires(graph: Any, num_layers: int) -> Wires:
         return list(graph)
     if isinstance(graph, Graph) or not callable(graph):
         _check_graph(graph)
+    elif not _takes_lengths(graph):
+        raise TypeError(
+            f"graph must be a graph, or a function (q_len, kv_len, offset, layer) -> Graph, got "
+            f"{getattr(graph, '__name__', graph)}{inspect.signature(graph)}"
+        )
     return cast(Wires, graph)
+
+
+def _takes_lengths(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind(1, 1, 0, 0)
+    except ValueError:  # it has no signature
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def _check_graph(graph: Any) -> None:

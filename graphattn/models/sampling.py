@@ -68,8 +68,9 @@ class Choice:
             likeliest = scores.argmax(dim=-1, keepdim=True)
             return torch.zeros_like(scores, dtype=_wide(scores)).scatter_(-1, likeliest, 1.0)
         scores = scores.to(_wide(scores))
-        # The maximum first: scores over a temperature near 0 would be infinite.
-        scores = (scores - scores.amax(dim=-1, keepdim=True)) / self.temperature
+        # The maximum first: scores over a temperature near 0 would be infinite, and 0 / 0 is nan.
+        temperature = max(self.temperature, torch.finfo(scores.dtype).tiny)
+        scores = (scores - scores.amax(dim=-1, keepdim=True)) / temperature
         if self.top_k is not None and self.top_k < vocab:
             best, token = scores.topk(self.top_k, dim=-1)
             scores = torch.full_like(scores, -torch.inf).scatter_(-1, token, best)

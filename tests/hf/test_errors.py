@@ -14,7 +14,7 @@ from torch import nn
 import graphattn as ga
 from graphattn import hf
 from graphattn.hf.attend import attend
-from tests.hf.tiny import MODELS, TOKENS, inputs
+from tests.hf.tiny import MODELS, SIZES, TOKENS, inputs
 
 LONG = ga.causal(40)
 SWINV2 = transformers.Swinv2Config(depths=[1], num_heads=[2], embed_dim=16)
@@ -34,6 +34,12 @@ def generate(name: str, graph: Any, ids: torch.Tensor = IDS, **options: Any) -> 
 def continued() -> None:
     """A window that is wider than the one that the model's cache keeps."""
     generate("Mistral", LONG)
+
+
+def rewire_doge() -> Any:
+    model = transformers.DogeForCausalLM(transformers.DogeConfig(**SIZES)).eval()
+    hf.rewire(model)
+    return model
 
 
 def call(mask: Any = None, **others: Any) -> None:
@@ -60,6 +66,16 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "no graph": (lambda: rewired("GPT-2", 3), TypeError, "graph must be a graphattn graph"),
     "a mask": (lambda: rewired("GPT-2", LONG.mask()), TypeError, "got a mask; from_mask makes"),
+    "a function of nodes": (
+        lambda: rewired("GPT-2", ga.causal),
+        TypeError,
+        r"function \(q_len, kv_len, offset, layer\) -> Graph, got causal\(",
+    ),
+    "a mask that the layer reads": (
+        lambda: rewire_doge()(input_ids=IDS),
+        AttributeError,
+        r"the model reads dtype of a mask.*hf\.restore",
+    ),
     "not square": (lambda: rewired("GPT-2", ga.bipartite(2, 3)), ValueError, "3 sources and 2"),
     "a short list": (lambda: rewired("GPT-2", [LONG]), ValueError, "2 layers .* list of 1"),
     "too few nodes": (
@@ -79,6 +95,11 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "one edge ahead": (lambda: generate("Llama", crossing()), ValueError, "the edge 30 -> 2 is"),
     "dropped": (continued, ValueError, r"dropped token \d+.*DynamicCache\(\)"),
+    "dropped, of a function": (
+        lambda: generate("Mistral", lambda q, kv, at, layer: ga.causal(kv).rows(at, kv)),
+        ValueError,
+        rf"dropped token 0, to which token {TOKENS} attends",
+    ),
     "no prompt": (
         lambda: generate("Llama", None, IDS[:, :0]),
         ValueError,

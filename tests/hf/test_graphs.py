@@ -149,6 +149,33 @@ def test_function_of_lengths(side: str | None) -> None:
         assert torch.equal(model.generate(**prompts, **options), ours)
 
 
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "BERT"])
+def test_function_that_leaves_short_sequences_to_the_model(name: str) -> None:
+    tiny = MODELS[name]
+    model, given, mask = tiny.make(), inputs(tiny, "left"), padding("left")
+    own = ga.complete(LONG) if name == "BERT" else ga.causal(LONG)
+    if name == "Mistral":
+        own = own & ga.sliding_window(LONG, 3)
+    assert mask is not None
+    given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+
+    def window(length: int) -> ga.Graph:
+        return ga.causal(length) & ga.sliding_window(length, 1)
+
+    for is_own in (range(TOKENS), range(TOKENS, LONG)):
+
+        def function(q: int, kv: int, at: int, layer: int, is_own: range = is_own) -> Any:
+            return None if kv in is_own else window(kv).rows(at, kv)
+
+        hf.rewire(model, function)
+        with torch.no_grad():
+            ours = result(model, given)
+            for item, kept in enumerate(mask.bool()):
+                hf.rewire(model, own if int(kept.sum()) in is_own else window(LONG))
+                alone = result(model, {"input_ids": given["input_ids"][item, kept][None]})
+                torch.testing.assert_close(ours[item, kept], alone[0], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("side", [None, "left", "right"])
 @pytest.mark.parametrize("name", ["BERT", "ModernBERT"])
 def test_encoder(name: str, side: str | None) -> None:

@@ -134,6 +134,14 @@ MODELS = {
         | {"intermediate_size": 48, "image_size": 16, "patch_size": 4},
         "image",
     ),
+    "BEiT": Tiny(
+        transformers.BeitModel,
+        transformers.BeitConfig,
+        {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
+        | {"intermediate_size": 48, "image_size": 16, "patch_size": 4}
+        | {"use_relative_position_bias": True},
+        "image",
+    ),
     "Swin": Tiny(
         transformers.SwinModel,
         transformers.SwinConfig,

@@ -254,7 +254,8 @@ def test_probabilities(temperature, top_k, top_p):
 
 def test_probabilities_of_extreme_scores():
     scores = torch.tensor([3e38, -3e38, 3e38])
-    assert models.Choice(1e-30).probabilities(scores).tolist() == [0.5, 0.0, 0.5]
+    for least in (1e-30, 1e-50, 5e-324):
+        assert models.Choice(least).probabilities(scores).tolist() == [0.5, 0.0, 0.5]
     assert models.Choice(0).probabilities(scores.to(torch.bfloat16)).tolist() == [1.0, 0.0, 0.0]
     assert models.Choice().probabilities(scores.half().clamp(-6e4, 6e4)).dtype == torch.float32
 
