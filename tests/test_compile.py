@@ -227,3 +227,12 @@ def test_bad_input_is_an_error_of_eager() -> None:
     q, k, v = tensors(ga.causal(9))
     with pytest.raises(Exception, match="graph has 8 destination nodes but query holds 9"):
         torch.compile(attention, backend="eager")(q, k, v, ga.causal(8))
+
+
+def test_graphs_of_several_sizes() -> None:
+    """What is said of a kernel that is refused must not hold numbers that vary."""
+    attend = torch.compile(attention, fullgraph=True)
+    for n in (4000, 5000, 6000):
+        q, k, v = torch.randn(3, n, 2, 8).unbind()
+        graph = ga.sliding_window(n, 40)
+        torch.testing.assert_close(attend(q, k, v, graph), attention(q, k, v, graph))
