@@ -54,7 +54,7 @@ def exphormer_edges(data: Any, *, virtual_nodes: int = 1) -> ExphormerEdges:
         What every layer of the model is given in place of the batch vector.
 
     Raises:
-        ValueError, IndexError: If the edges don't fit the nodes.
+        TypeError, ValueError, IndexError: If the edges don't fit the nodes.
 
     Example:
         >>> import torch
@@ -75,6 +75,8 @@ def exphormer_edges(data: Any, *, virtual_nodes: int = 1) -> ExphormerEdges:
             f"edge_attr must have a row for each of the {local.shape[1]} edges, got {len(attr)}"
         )
     expander = data.get("expander_edge_index", local[:, :0])
+    for edges in (local, expander):
+        from_edges(edges, num)  # which checks them: virtual nodes are none of theirs
     virtual = torch.arange(num, num + graphs * count, device=device).view(graphs, count)
     node = torch.arange(num, device=device).repeat_interleave(count)
     up = torch.stack([node, virtual[batch].flatten()])

@@ -35,8 +35,8 @@ def is_worth_folding(layer: Any, x_src: Tensor, graph: Graph, edge: object) -> b
         return False
     if x_src.device.type != "cpu" or torch.compiler.is_compiling():  # measured on CPUs alone
         return False
-    if not all(map(is_a_matrix, linear)):
-        return False
+    if not all(map(is_a_matrix, linear)) or x_src.shape[1] != linear[0].in_channels:
+        return False  # torch has the error
     wide, narrow = layer.heads * x_src.shape[1], layer.heads * layer.out_channels
     rows = (graph.num_src - graph.num_dst) * x_src.shape[1] * narrow
     return rows > EDGE_OVER_ROW * graph.num_edges * max(wide - narrow, 0) and rows > 0

@@ -14,7 +14,6 @@ from torch_geometric.transforms import BaseTransform
 from graphattn.graphs import Graph, from_edges
 from graphattn.graphs.csr import (
     CompactCSR,
-    check_range,
     compact_both,
     compact_by_destination,
     compact_by_source,
@@ -211,7 +210,8 @@ class ToLayers(BaseTransform):
 def _by_destination(store: Any) -> Tensor:
     """The edge_index of an edge type, if it is sorted and fits its nodes."""
     index = _index(store)
-    check_range(index, *store.size()[::-1])
+    num_src, num_dst = store.size()
+    from_edges(index, num_src=num_src, num_dst=num_dst)  # which checks it
     if bool((index[1, 1:] < index[1, :-1]).any()):
         raise ValueError(
             "edges must be sorted by destination, as a loader samples them; "
