@@ -415,3 +415,23 @@ def test_a_symmetric_graph_is_its_own_transpose(dropout: float) -> None:
     torch.manual_seed(0)
     for mine, theirs in zip(got, both_ways(plain, inputs, dropout=dropout), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_projected_features_under_dropout() -> None:
+    """The same weights are dropped, whether features of edges are written out or not."""
+    generator = torch.Generator().manual_seed(0)
+    numbers = partial(torch.randn, generator=generator, dtype=torch.float64)
+    features, inputs = numbers(PARALLEL.num_edges, 3), tensors(PARALLEL, dtype=torch.float64)
+    maps = [numbers(2, 8, 3) for _ in range(2)]
+    leaves = [x.requires_grad_() for x in (features, *maps)]
+    results = []
+    for written_out in (False, True):
+        key, value = (ga.Projected(features, weight) for weight in maps)
+        given = [x.dense() if written_out else x for x in (key, value)]
+        torch.manual_seed(0)
+        options = {"edge_key": given[0], "edge_value": given[1], "dropout": 0.5}
+        out = attention(*inputs, PARALLEL, kernel="cpu", **options)
+        grads = torch.autograd.grad(out.square().sum(), [*inputs, *leaves])
+        results.append([out, *grads])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11)
