@@ -15,7 +15,8 @@ from timing import Row, against, compare, in_turn
 from torch import Tensor, nn
 
 import graphattn as ga
-from graphattn.nn import KVCache, LearnedPositions, TransformerBlock
+from graphattn.models import GPT
+from graphattn.nn import KVCache
 
 DIM, HEADS, DEPTH, VOCAB, LONGEST, RADIUS = 768, 12, 4, 1024, 8192, 256
 CAUSAL, WINDOWED = (512, 1024, 2048, 4096), (1024, 2048, 4096, 8192)
@@ -23,32 +24,7 @@ ALIKE = "transformers, SDPA"
 SAME_MASK = "transformers, SDPA with the mask"
 
 
-class GPT2(nn.Module):
-    """GPT-2 of graphattn's blocks (Radford et al. 2019), without its output map."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(VOCAB, DIM)
-        self.positions = LearnedPositions(LONGEST + 1, DIM)
-        self.blocks = nn.ModuleList(TransformerBlock(DIM, HEADS) for _ in range(DEPTH))
-        self.norm = nn.LayerNorm(DIM)
-
-    def forward(self, tokens: Tensor, graph: ga.Graph) -> Tensor:
-        x = self.positions(self.embedding(tokens))
-        for block in self.blocks:
-            x = block(x, graph)
-        return self.norm(x)
-
-    def step(self, tokens: Tensor, caches: list[KVCache]) -> Tensor:
-        places = caches[0].places(tokens.shape[-1], tokens.device)
-        x = self.positions(self.embedding(tokens), places)
-        for block, cache in zip(self.blocks, caches, strict=True):
-            assert isinstance(block, TransformerBlock)
-            x = block.step(x, cache)
-        return self.norm(x)
-
-
-def models(device: torch.device) -> tuple[GPT2, Any]:
+def models(device: torch.device) -> tuple[GPT, Any]:
     """Ours and that of transformers, with the same random weights."""
     from transformers import GPT2Config, GPT2Model
 
@@ -65,43 +41,22 @@ def models(device: torch.device) -> tuple[GPT2, Any]:
     )
     theirs: Any = GPT2Model(config).eval()
     theirs.set_attn_implementation("sdpa")
-    theirs, ours = theirs.to(device), GPT2().eval().to(device)
-    with torch.no_grad():
-        ours.embedding.weight.copy_(theirs.wte.weight)
-        ours.positions.table.copy_(theirs.wpe.weight)
-        ours.norm.load_state_dict(theirs.ln_f.state_dict())
-        for mine, block in zip(ours.blocks, theirs.h, strict=True):
-            copy_block(mine, block)
+    ours = GPT.from_hf(theirs.to(device))
+    ours.head = nn.Identity()  # its scores are then the features, as theirs
     return ours, theirs
-
-
-def copy_block(mine: Any, block: Any) -> None:
-    mine.attention_norm.load_state_dict(block.ln_1.state_dict())
-    mine.mlp_norm.load_state_dict(block.ln_2.state_dict())
-    weights, biases = block.attn.c_attn.weight.split(DIM, dim=1), block.attn.c_attn.bias.split(DIM)
-    maps = [mine.attention.query, mine.attention.key, mine.attention.value]
-    pairs = [*zip(maps, weights, biases, strict=True)]
-    others = (
-        (mine.attention.out, block.attn.c_proj),
-        (mine.mlp[0], block.mlp.c_fc),
-        (mine.mlp[2], block.mlp.c_proj),
-    )
-    for linear, weight, bias in [*pairs, *((to, conv.weight, conv.bias) for to, conv in others)]:
-        linear.weight.copy_(weight.T)
-        linear.bias.copy_(bias)
 
 
 def caches_over(graph: ga.Graph) -> list[KVCache]:
     return [KVCache(graph) for _ in range(DEPTH)]
 
 
-def again(ours: GPT2, caches: list[KVCache], length: int) -> Callable[[Tensor], Tensor]:
+def again(ours: GPT, caches: list[KVCache], length: int) -> Callable[[Tensor], Tensor]:
     """The step after so many tokens, which may be taken again: it writes what it wrote before."""
 
     def call(token: Tensor) -> Tensor:
         for cache in caches:
             cache.lengths = (length,)
-        return ours.step(token, caches)
+        return ours.scores(ours.step(token, caches))
 
     return call
 
@@ -117,12 +72,12 @@ def theirs_again(theirs: Any, cache: Any, mask: Tensor | None) -> Callable[[Tens
 
 @torch.no_grad()
 def at_length(
-    ours: GPT2, theirs: Any, graph: ga.Graph, length: int, mask: Tensor | None, rounds: int
+    ours: GPT, theirs: Any, graph: ga.Graph, length: int, mask: Tensor | None, rounds: int
 ) -> list[Row]:
     """Prefill of so many tokens, and the step after them."""
     from transformers import DynamicCache
 
-    device, few = ours.norm.weight.device, max(3, rounds // 8)
+    device, few = ours.embedding.weight.device, max(3, rounds // 8)
     tokens = torch.randint(VOCAB, (1, length + 1), device=device)
     before, token, caches, cache = (
         tokens[:, :-1],
@@ -135,7 +90,7 @@ def at_length(
     step_mask = None if mask is None else mask[..., -1:, :]
 
     def read(before: Tensor) -> Tensor:
-        return ours.step(before, caches_over(graph))
+        return ours.scores(ours.step(before, caches_over(graph)))
 
     def they_read(before: Tensor) -> Tensor:
         return theirs(before, attention_mask=prefill_mask, use_cache=True).last_hidden_state
@@ -152,9 +107,9 @@ def at_length(
 
 
 @torch.no_grad()
-def growth(ours: GPT2, rounds: int) -> list[Row]:
+def growth(ours: GPT, rounds: int) -> list[Row]:
     """The step after many tokens against the step after few of them, over one window."""
-    device = ours.norm.weight.device
+    device = ours.embedding.weight.device
     steps: dict[str, Callable[[], object]] = {}
     graph = ga.sliding_window(LONGEST + 1, RADIUS) & ga.causal(LONGEST + 1)
     tokens = torch.randint(VOCAB, (1, LONGEST + 1), device=device)

@@ -26,6 +26,14 @@ def edge_ahead(graph: Graph) -> tuple[int, int] | None:
     return (int(dst[ahead[0]]), int(src[ahead[0]])) if len(ahead) else None
 
 
+def sources_of(graph: Graph, row: int) -> range | Tensor:
+    """The sources of one destination, ascending: a range if they are known as intervals."""
+    if (intervals := as_intervals(graph)) is not None:
+        return range(int(intervals.start[row]), int(intervals.stop[row]))
+    rows = graph.csr()
+    return rows.index[int(rows.ptr[row]) : int(rows.ptr[row + 1])]
+
+
 @fact
 def last_listener(graph: Graph) -> Tensor:
     """The largest destination that hears each source, int64 (num_src,); -1 where there is none."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs import Graph, batch, bipartite
-from graphattn.hf.place import Place, edge_across, first_source, place, sources_of
+from graphattn.graphs.order import sources_of
+from graphattn.hf.place import Place, edge_across, first_source, place
 from graphattn.hf.tokens import Rule, Tokens, graph_of_rule
 from graphattn.hf.wiring import Layer
 

@@ -131,15 +131,7 @@ def _(graph: Placed) -> bool:
     return is_simple(graph.graph)
 
 
-# --- one row, without making a graph of it --------------------------------------------------------
-
-
-def sources_of(graph: Graph, row: int) -> range | Tensor:
-    """The sources of one destination, ascending: a range if they are known as intervals."""
-    if (intervals := as_intervals(graph)) is not None:
-        return range(int(intervals.start[row]), int(intervals.stop[row]))
-    rows = graph.csr()
-    return rows.index[int(rows.ptr[row]) : int(rows.ptr[row + 1])]
+# --- how far rows reach ---------------------------------------------------------------------------
 
 
 @fact

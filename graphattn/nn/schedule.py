@@ -15,9 +15,9 @@ from graphattn.biases import PairBias, bias_of_pairs
 from graphattn.graphs import Graph, bipartite
 from graphattn.graphs.csr import pair_keys, sorted_keys
 from graphattn.graphs.facts import fact
-from graphattn.graphs.order import last_listener, slots
+from graphattn.graphs.order import last_listener, slots, sources_of
 from graphattn.graphs.relabel import columns
-from graphattn.graphs.structure import as_intervals, is_simple
+from graphattn.graphs.structure import is_simple
 from graphattn.graphs.tree import Branches, grown
 from graphattn.scores import Score, as_score
 
@@ -167,11 +167,10 @@ class Schedule:
 
     def _heard(self, node: int) -> Tensor:
         """The sources of a node, int64 (degree,), ascending."""
-        if (intervals := as_intervals(self.graph)) is not None:
-            first, stop = int(intervals.start[node]), int(intervals.stop[node])
-            return torch.arange(first, stop, device=self.graph.device)
-        rows = self.graph.csr()
-        return rows.index[int(rows.ptr[node]) : int(rows.ptr[node + 1])]
+        heard = sources_of(self.graph, node)
+        if isinstance(heard, range):
+            return torch.arange(heard.start, heard.stop, device=self.graph.device)
+        return heard
 
     def _heard_in_order(self, node: int) -> Tensor:
         """The sources of a node that hears all that is kept, in the order of their slots."""
