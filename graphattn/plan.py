@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphattn.kernels import blocks, cpu, dense, intervals, masked, reference, triton
+from graphattn.kernels import blocks, cpu, dense, intervals, masked, reference, row_windows, triton
 from graphattn.kernels.problem import Kernel, Problem
 
 KERNELS: tuple[Kernel, ...] = (
@@ -14,6 +14,7 @@ KERNELS: tuple[Kernel, ...] = (
     blocks.KERNEL,
     masked.KERNEL,
     cpu.KERNEL,
+    row_windows.KERNEL,
     triton.KERNEL,
     reference.KERNEL,
 )

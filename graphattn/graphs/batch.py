@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs.checks import items
+from graphattn.graphs.csr import row_order
 from graphattn.graphs.graph import Graph, common_device, on_device, require_graph
+from graphattn.graphs.spans import Spans, as_spans
 from graphattn.graphs.structure import (
     Blocks,
     Intervals,
@@ -75,9 +77,23 @@ def _(graph: Batch) -> int:
 
 @as_intervals.register
 def _(graph: Batch) -> Intervals | None:
+    return _side_by_side(graph, [as_intervals(part) for part in graph.graphs])
+
+
+@as_spans.register
+def _(graph: Batch) -> Spans | None:
+    found = [as_spans(part) for part in graph.graphs]
+    parts = (
+        _side_by_side(graph, [spans and spans[number] for spans in found]) for number in range(2)
+    )
+    return None if None in found else Spans(*parts)
+
+
+def _side_by_side(graph: Batch, found: list[Intervals | None]) -> Intervals | None:
+    """The intervals of the graphs of a batch as its own, if all are known."""
     starts, stops = [], []
-    for part, (_, src_offset) in zip(graph.graphs, graph.offsets, strict=True):
-        if (intervals := as_intervals(part)) is None:
+    for intervals, (_, src_offset) in zip(found, graph.offsets, strict=True):
+        if intervals is None:
             return None
         heard = (intervals.stop > intervals.start) * src_offset
         starts.append(intervals.start + heard)
@@ -102,6 +118,13 @@ def _(graph: Batch) -> Blocks | None:
 @is_symmetric.register
 def _(graph: Batch) -> bool | None:
     return all(is_symmetric(part) for part in graph.graphs) or None
+
+
+@row_order.register
+def _(graph: Batch) -> Tensor | None:
+    if all(row_order(part) is None for part in graph.graphs):
+        return None
+    return row_order.rules.dispatch(Graph)(graph)
 
 
 @is_simple.register

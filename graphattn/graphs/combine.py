@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from graphattn.graphs.csr import pairs_of, sorted_keys
+from graphattn.graphs.csr import pairs_of, row_order, sorted_keys
 from graphattn.graphs.graph import (
     Graph,
     common_device,
@@ -20,16 +20,17 @@ from graphattn.graphs.graph import (
 )
 from graphattn.graphs.order import edge_ahead, last_listener
 from graphattn.graphs.sequence import SlidingWindow, edges_of_intervals
+from graphattn.graphs.spans import Spans, as_spans, both, but, either, only_intervals
 from graphattn.graphs.structure import (
     Dense,
     Intervals,
     as_dense,
     as_intervals,
     count_edges,
-    count_intervals,
     is_simple,
     is_symmetric,
 )
+from graphattn.graphs.windows import sharing_order
 
 
 class SetOperation(Graph):
@@ -68,30 +69,9 @@ class Union(SetOperation):
         return self.left.has_edge(dst, src) | self.right.has_edge(dst, src)
 
 
-@as_intervals.register
-def _(graph: Union) -> Intervals | None:
-    """Two intervals are one wherever they meet, or one of them is empty."""
-    left, right = as_intervals(graph.left), as_intervals(graph.right)
-    if left is None or right is None:
-        return None
-    left_empty, right_empty = left.start == left.stop, right.start == right.stop
-    apart = torch.maximum(left.start, right.start) > torch.minimum(left.stop, right.stop)
-    if bool((apart & ~left_empty & ~right_empty).any()):
-        return None
-    start, stop = torch.minimum(left.start, right.start), torch.maximum(left.stop, right.stop)
-    start = torch.where(left_empty, right.start, torch.where(right_empty, left.start, start))
-    stop = torch.where(left_empty, right.stop, torch.where(right_empty, left.stop, stop))
-    return Intervals(start, stop)
-
-
-@count_edges.register
-def _(graph: Union) -> int:
-    """What both graphs have is found by listing the smaller one, and counts once."""
-    simple = is_simple(graph.left) and is_simple(graph.right)
-    if as_intervals(graph) is not None or not simple:
-        return count_intervals(graph)
-    shared = (graph.left & graph.right).num_edges
-    return graph.left.num_edges + graph.right.num_edges - shared
+@as_spans.register
+def _(graph: Union) -> Spans | None:
+    return either(as_spans(graph.left), as_spans(graph.right))
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,14 +94,9 @@ class Intersection(SetOperation):
         return self.left.has_edge(dst, src) & self.right.has_edge(dst, src)
 
 
-@as_intervals.register
-def _(graph: Intersection) -> Intervals | None:
-    left, right = as_intervals(graph.left), as_intervals(graph.right)
-    if left is None or right is None:
-        return None
-    start, stop = torch.maximum(left.start, right.start), torch.minimum(left.stop, right.stop)
-    empty = start >= stop
-    return Intervals(start.masked_fill(empty, 0), stop.masked_fill(empty, 0))
+@as_spans.register
+def _(graph: Intersection) -> Spans | None:
+    return both(as_spans(graph.left), as_spans(graph.right))
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,32 +116,38 @@ class Difference(SetOperation):
         return self.left.has_edge(dst, src) & (self.right.has_edge(dst, src) ^ True)
 
 
+@as_spans.register
+def _(graph: Difference) -> Spans | None:
+    return but(as_spans(graph.left), as_spans(graph.right), graph.num_src)
+
+
 @as_intervals.register
-def _(graph: Difference) -> Intervals | None:
-    """What is taken away leaves an interval, unless it lies inside."""
-    left, right = as_intervals(graph.left), as_intervals(graph.right)
-    if left is None or right is None:
-        return None
-    start, stop = torch.maximum(left.start, right.start), torch.minimum(left.stop, right.stop)
-    taken, from_start = start < stop, start == left.start
-    if bool((taken & ~from_start & (stop < left.stop)).any()):
-        return None
-    start, stop = (
-        torch.where(taken & from_start, stop, left.start),
-        torch.where(taken & ~from_start, start, left.stop),
-    )
-    empty = start == stop
-    return Intervals(start.masked_fill(empty, 0), stop.masked_fill(empty, 0))
+def _(graph: SetOperation) -> Intervals | None:
+    return only_intervals(as_spans(graph))
+
+
+@count_edges.register
+def _(graph: SetOperation) -> int:
+    """Without listing edges wherever the spans are known."""
+    if (spans := as_spans(graph)) is None:
+        return graph.edge_index.shape[1]
+    return sum(int((part.stop - part.start).sum()) for part in spans.parts)
+
+
+@count_edges.register
+def _(graph: Union) -> int:
+    """What both graphs have is found by listing the smaller one, and counts once."""
+    left, right = graph.left, graph.right
+    if as_spans(graph) is not None or not is_simple(left) or not is_simple(right):
+        return count_edges.rules.dispatch(SetOperation)(graph)
+    return left.num_edges + right.num_edges - (left & right).num_edges
 
 
 @count_edges.register
 def _(graph: Difference) -> int:
-    if as_intervals(graph) is not None or not is_simple(graph.left):
-        return count_intervals(graph)
+    if as_spans(graph) is not None or not is_simple(graph.left):
+        return count_edges.rules.dispatch(SetOperation)(graph)
     return graph.left.num_edges - (graph.left & graph.right).num_edges
-
-
-count_edges.register(Intersection)(count_intervals)
 
 
 @is_symmetric.register
@@ -177,6 +158,17 @@ def _(graph: SetOperation) -> bool | None:
 @is_simple.register
 def _(graph: SetOperation) -> bool:
     return True
+
+
+@sharing_order.register
+def _(graph: SetOperation) -> Tensor | None:
+    order = sharing_order(graph.left)
+    return sharing_order(graph.right) if order is None else order
+
+
+@row_order.register
+def _(graph: SetOperation) -> None:
+    return None
 
 
 @last_listener.register

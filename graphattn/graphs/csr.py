@@ -86,6 +86,15 @@ def by_source(graph: Graph) -> CSR:
     return _compress(graph, src, dst, graph.num_src, graph.num_dst)
 
 
+@fact
+def row_order(graph: Graph) -> Tensor | None:
+    """The places in edge order of the edges by destination, then source; None if they are so.
+
+    Structured graphs have them so, and then nothing is listed.
+    """
+    return graph.csr().edge
+
+
 class CompactCSR(NamedTuple):
     """A CSR as fused kernels read it, in half the bytes and sooner made; see `CSR`.
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs.checks import integer, integers, items
-from graphattn.graphs.csr import pair_keys, pairs_of
+from graphattn.graphs.csr import pair_keys, pairs_of, row_order
 from graphattn.graphs.graph import Graph, require_edges
 from graphattn.graphs.order import edge_ahead, last_listener
+from graphattn.graphs.spans import Spans, as_spans, only_intervals
 from graphattn.graphs.structure import Intervals, as_intervals, count_edges, is_simple, is_symmetric
 
 
@@ -44,15 +45,26 @@ def _(graph: Hubs) -> int:
     return graph.num_dst**2 - (graph.num_dst - len(graph.nodes)) ** 2
 
 
+@as_spans.register
+def _(graph: Hubs) -> Spans | None:
+    """All others attend to the hubs, which are an interval or two if they lie side by side."""
+    hubs = torch.tensor(graph.nodes, dtype=torch.int64, device=graph.device)
+    begins = [node for node in graph.nodes if node - 1 not in graph.nodes]
+    stops = [node + 1 for node in graph.nodes if node + 1 not in graph.nodes]
+    if len(begins) > 2:
+        return None
+    parts = []
+    for heard_by_hubs in (graph.num_src, 0):
+        bound = (begins.pop(0), stops.pop(0)) if begins else (0, 0)
+        start, stop = (torch.full((graph.num_dst,), end, device=graph.device) for end in bound)
+        stop = stop.index_fill(0, hubs, heard_by_hubs)
+        parts.append(Intervals(start.index_fill(0, hubs, 0), stop))
+    return Spans(*parts)
+
+
 @as_intervals.register
 def _(graph: Hubs) -> Intervals | None:
-    """Hubs side by side are the interval that all others attend to."""
-    hubs = torch.tensor(graph.nodes, dtype=torch.int64, device=graph.device)
-    first, last = (graph.nodes[0], graph.nodes[-1] + 1) if graph.nodes else (0, 0)
-    if last - first != len(hubs):
-        return None
-    start, stop = (torch.full((graph.num_dst,), end, device=graph.device) for end in (first, last))
-    return Intervals(start.index_fill(0, hubs, 0), stop.index_fill(0, hubs, graph.num_src))
+    return only_intervals(as_spans(graph))
 
 
 @last_listener.register
@@ -73,6 +85,11 @@ def _(graph: Hubs) -> tuple[int, int] | None:
 @is_symmetric.register
 def _(graph: Hubs) -> bool:
     return True
+
+
+@row_order.register
+def _(graph: Hubs) -> None:
+    return None
 
 
 def hubs(n: int, nodes: Iterable[int]) -> Graph:

@@ -38,30 +38,31 @@ def sources_of(graph: Graph, row: int) -> range | Tensor:
 def last_listener(graph: Graph) -> Tensor:
     """The largest destination that hears each source, int64 (num_src,); -1 where there is none."""
     if (intervals := as_intervals(graph)) is not None:
-        return _last_of_intervals(intervals, graph.num_src)
+        destinations = torch.arange(graph.num_dst, device=graph.device)
+        return largest_over(intervals, destinations, graph.num_src).clamp(min=-1)
     src, dst = graph.edge_index
     last = torch.full((graph.num_src,), -1, device=graph.device)
     return last.scatter_reduce_(0, src, dst, "amax")
 
 
-def _last_of_intervals(intervals: Intervals, num_src: int) -> Tensor:
-    """Without listing edges, in O(n log n).
+def largest_over(intervals: Intervals, value: Tensor, num_src: int) -> Tensor:
+    """Of the intervals that each source is in, the largest value; int64 (num_src,).
 
-    An interval is the union of two of a length that is a power of two. From the longest on, each
-    is cut in halves, and those that begin together are one with the largest destination.
+    A number below all values where there is none. Nothing is listed; it takes O(n log n): an
+    interval is the union of two of a length that is a power of two. From the longest on, each is
+    cut in halves, and those that begin together are one with the largest value.
     """
     start, stop = intervals
-    row = torch.arange(len(start), device=start.device)
     length = stop - start
-    last = torch.full((num_src,), -1, device=start.device)
+    largest = torch.full((num_src,), torch.iinfo(torch.int64).min, device=start.device)
     for level in reversed(range(num_src.bit_length())):
         size = 2**level
         if 2 * size <= num_src:
-            last[size:] = torch.maximum(last[size:], last[:-size])  # the second halves
+            largest[size:] = torch.maximum(largest[size:], largest[:-size])  # the second halves
         own = (length >= size) & (length < 2 * size)
         for begin in (start[own], stop[own] - size):
-            last.scatter_reduce_(0, begin, row[own], "amax")
-    return last
+            largest.scatter_reduce_(0, begin, value[own], "amax")
+    return largest
 
 
 class Slots(NamedTuple):

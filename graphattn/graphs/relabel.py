@@ -12,6 +12,7 @@ from graphattn.graphs.checks import integer, integers, items
 from graphattn.graphs.csr import pair_keys, pairs_of
 from graphattn.graphs.graph import Graph, num_nodes, on_device
 from graphattn.graphs.sequence import Complete, edges_of_intervals
+from graphattn.graphs.spans import Spans, alone, as_spans, either, tidy
 from graphattn.graphs.structure import (
     Intervals,
     as_intervals,
@@ -111,10 +112,18 @@ class Rows(Graph):
 
 @as_intervals.register
 def _(graph: Rows) -> Intervals | None:
-    if (intervals := as_intervals(graph.graph)) is None:
-        return None
-    start, stop = intervals
-    return Intervals(start[graph.start : graph.stop], stop[graph.start : graph.stop])
+    intervals = as_intervals(graph.graph)
+    return None if intervals is None else _rows_of(graph, intervals)
+
+
+@as_spans.register
+def _(graph: Rows) -> Spans | None:
+    spans = as_spans(graph.graph)
+    return None if spans is None else Spans(*(_rows_of(graph, part) for part in spans))
+
+
+def _rows_of(graph: Rows, intervals: Intervals) -> Intervals:
+    return Intervals(*(ends[graph.start : graph.stop] for ends in intervals))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -149,11 +158,22 @@ class Columns(Graph):
 
 @as_intervals.register
 def _(graph: Columns) -> Intervals | None:
-    if (intervals := as_intervals(graph.graph)) is None:
+    intervals = as_intervals(graph.graph)
+    return None if intervals is None else _columns_of(graph, intervals)
+
+
+@as_spans.register
+def _(graph: Columns) -> Spans | None:
+    """What was apart may meet where the sources between were left out."""
+    spans = as_spans(graph.graph)
+    if spans is None:
         return None
-    start, stop = (torch.searchsorted(graph.nodes, end) for end in intervals)
-    empty = start >= stop
-    return Intervals(start.masked_fill(empty, 0), stop.masked_fill(empty, 0))
+    first, second = (alone(_columns_of(graph, part)) for part in spans)
+    return either(first, second)
+
+
+def _columns_of(graph: Columns, intervals: Intervals) -> Intervals:
+    return tidy(*(torch.searchsorted(graph.nodes, end) for end in intervals))
 
 
 @is_simple.register

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphattn.graphs.csr import CompactCSR, compact_by_destination, compact_by_source
 from graphattn.graphs.facts import fact
+from graphattn.graphs.spans import Spans, as_spans, transposed_spans
 from graphattn.graphs.structure import Intervals, as_intervals, transposed_intervals
 
 if TYPE_CHECKING:
@@ -75,31 +76,49 @@ def _cut(ptr: Tensor) -> Cut:
     return Cut(torch.stack([row_of_part, begin], 1), torch.stack([row, first, count], 1))
 
 
-class Reach(NamedTuple):
-    """Of every BLOCK rows that are intervals, the range of nodes at the other end of an edge.
+class SpanRows(NamedTuple):
+    """Rows of one or two intervals (PARTS), and the reach of every BLOCK of them.
 
-    some: int32 (blocks, 2), the first node of any of the rows, and where the last of them ends; of
-        a block that hears nobody 2^31 - 1 and 0.
-    each: int32 (blocks, 2), the range that is part of every row; may end before it begins.
+    ptr: int64 (rows + 1,), where the edges of each row begin.
+    bounds: int32 (PARTS, 2, rows), where each interval starts and stops.
+    some: int32 (PARTS, blocks, 2), the first node of any of the rows, and where the last of them
+        ends; of a block that hears nobody 2^31 - 1 and 0.
+    each: int32 (PARTS, blocks, 2), the range that is part of every row; may end before it begins.
+    edge: The place of each edge in edge order, (E,); empty where that is this order.
     """
 
+    ptr: Tensor
+    bounds: Tensor
     some: Tensor
     each: Tensor
+    edge: Tensor
 
 
 @fact
-def row_reach(graph: Graph) -> Reach:
-    return _reach(as_intervals(graph))
+def span_rows(graph: Graph) -> SpanRows | None:
+    """The destinations of a graph, if they and its sources are rows of one or two intervals."""
+    return None if transposed_spans(graph) is None else _span_rows(as_spans(graph))
 
 
 @fact
-def column_reach(graph: Graph) -> Reach:
-    return _reach(transposed_intervals(graph))
+def span_columns(graph: Graph) -> SpanRows | None:
+    """The same by source."""
+    return _span_rows(transposed_spans(graph))
 
 
-def _reach(intervals: Intervals | None) -> Reach:
-    assert intervals is not None
-    start, stop = intervals
+def _span_rows(spans: Spans | None) -> SpanRows | None:
+    if spans is None:
+        return None
+    degree = sum(part.stop - part.start for part in spans)
+    ends = torch.stack([torch.stack(part) for part in spans.parts]).to(torch.int32)
+    reach = [_reach(*part) for part in ends]
+    some, each = (torch.stack(of_parts) for of_parts in zip(*reach))
+    nothing = torch.empty(0, dtype=torch.int32, device=ends.device)
+    return SpanRows(F.pad(degree.cumsum(0), (1, 0)), ends, some, each, nothing)
+
+
+def _reach(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+    """What some and what each of the rows of a block hear, int32 (blocks, 2)."""
     blocks, largest = -(-len(start) // BLOCK), torch.iinfo(torch.int32).max
     start = start.masked_fill(start == stop, largest)
 
@@ -109,9 +128,11 @@ def _reach(intervals: Intervals | None) -> Reach:
 
     some = of_blocks(start, largest).amin(1), of_blocks(stop, 0).amax(1)
     each = of_blocks(start, 0).amax(1), of_blocks(stop, largest).amin(1)
-    return Reach(*(torch.stack(ends, 1).to(torch.int32) for ends in (some, each)))
+    return torch.stack(some, 1), torch.stack(each, 1)
 
 
+@fact
 def pairs_in_reach(graph: Graph) -> int:
     """How many pairs of a row and a node in the reach of its block there are."""
-    return BLOCK * int(row_reach(graph).some.diff().clamp(min=0).sum())
+    rows = span_rows(graph)
+    return 0 if rows is None else BLOCK * int(rows.some.long().diff().clamp(min=0).sum())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs.checks import integer
+from graphattn.graphs.csr import row_order
 from graphattn.graphs.graph import Graph, destinations, require_edges
 from graphattn.graphs.structure import (
     Dense,
@@ -46,6 +47,11 @@ def _(graph: IntervalGraph) -> Intervals:
 
 
 count_edges.register(IntervalGraph)(count_intervals)
+
+
+@row_order.register
+def _(graph: IntervalGraph) -> None:
+    return None
 
 
 @is_simple.register

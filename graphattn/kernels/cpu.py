@@ -25,6 +25,7 @@ from graphattn.kernels.fused import (
     attend,
     beyond_fused,
     is_fused,
+    lower,
     sink_gradient,
 )
 from graphattn.kernels.problem import Kernel, Problem
@@ -285,7 +286,9 @@ def _flat(x: Tensor) -> numpy.ndarray:
     return x.detach().numpy().reshape(-1)
 
 
-BACKENDS["cpu"] = Backend(forward_of, weights_of, backward_of, half=False, joins=True)
+BACKENDS["cpu"] = Backend(
+    forward_of, weights_of, backward_of, half=False, joins=True, edges=Edges, lower=lower
+)
 
 KERNEL = Kernel(
     name="cpu",

@@ -24,7 +24,7 @@ from graphattn.features import Projected, dense
 from graphattn.graphs import Graph
 from graphattn.graphs.csr import compact_both, compact_by_destination
 from graphattn.graphs.memory import shortage
-from graphattn.graphs.rows import interval_columns, interval_rows
+from graphattn.graphs.rows import Cut, interval_columns, interval_rows
 from graphattn.graphs.structure import LISTED_EDGE_BYTES, is_symmetric, transposed_intervals
 from graphattn.kernels.pairs import edge_logits, normalized, too_many
 from graphattn.kernels.problem import Problem
@@ -38,8 +38,7 @@ class Edges(NamedTuple):
     ptr: int64 (rows + 1,), where the edges of each row begin.
     index: int32 (E,), the node at the other end; of intervals (rows,), the first such node.
     edge: The place of each edge in edge order, (E,); empty where that is this order, or not asked.
-    part, hub: How rows are shared out among programs: a `Cut` of the long ones, or the `Reach` of
-        blocks of rows, as the backend asks; else empty.
+    part, hub: The `Cut` of long rows, if the backend asks for it; else empty.
     """
 
     ptr: Tensor
@@ -64,9 +63,10 @@ class Call:
     weight: Of an additive score, (heads, head_dim), or None.
     sink: Logits that nodes may attend to instead, (heads,), or None.
     seed: int64 (1,) if weights are dropped, else None.
-    rows, columns: The edges by destination and by source; `columns` only for backward.
-    listed: Whether edges are listed, or given as intervals; these have none of the tensors in edge
-        order.
+    rows, columns: The edges by destination and by source, as the backend has them; `columns` only
+        for backward.
+    listed: Of `Edges`, whether they are listed, or given as intervals; these have none of the
+        tensors in edge order.
     score: "dot", "tanh" or "leaky_relu", with its slope. Of head_dim 0, the bias is the logits.
     softcap: 0 if there is none.
     normalizer: "softmax", "sigmoid" or "none".
@@ -82,8 +82,8 @@ class Call:
     weight: Tensor | None
     sink: Tensor | None
     seed: Tensor | None
-    rows: Edges
-    columns: Edges
+    rows: Any
+    columns: Any
     listed: bool
     score: str
     slope: float
@@ -97,7 +97,17 @@ class Call:
         return self.query.shape[:-3]
 
 
-Shares = tuple[Callable[[Graph], Sequence[Tensor]], Callable[[Graph], Sequence[Tensor]]]
+class Wanted(NamedTuple):
+    """What a call reads of a graph.
+
+    per_edge: Whether there are tensors in edge order, given or asked for.
+    in_order: Whether edges must be told apart: their places in edge order are read.
+    transpose: Whether backward will ask for the edges by source.
+    """
+
+    per_edge: bool
+    in_order: bool
+    transpose: bool
 
 
 class Backend(NamedTuple):
@@ -114,8 +124,8 @@ class Backend(NamedTuple):
         shares them. `grad` and `result` are those of out, or of the weights.
     half: Whether it takes half types; otherwise it is given them in float32.
     joins: Whether it takes `edge`.
-    shares: The facts, of a graph's rows and of its columns, that tell how they are shared out; None
-        if it does that in its own way.
+    edges: A type of named tuples of tensors: of a graph, what the backend reads of one side.
+    lower: `(problem, wanted) -> sides, listed`: the rows of the graph and, if wanted, its columns.
     """
 
     forward: Callable[[Call], tuple[Tensor, Tensor]]
@@ -123,7 +133,8 @@ class Backend(NamedTuple):
     backward: Callable[..., Sequence[Tensor | None]]
     half: bool
     joins: bool
-    shares: Shares | None = None
+    edges: type[tuple[Tensor, ...]]
+    lower: Callable[[Problem, Wanted], tuple[Sequence[tuple[Tensor, ...]], bool]]
 
 
 BACKENDS: dict[str, Backend] = {}
@@ -218,13 +229,11 @@ def _call_operator(problem: Problem, query: Tensor, edge: Tensor | None, backend
     ]
     of_edges = of_weights or any(x is not None for x in tensors[3:7])
     needs_grad = (x is not None and x.requires_grad for x in tensors)
-    graph, listed = _edges(
-        problem.graph,
-        list_them=of_edges,
-        in_order=of_edges or dropout > 0,
-        transpose=torch.is_grad_enabled() and any(needs_grad),
-        shares=BACKENDS[backend].shares,
+    transpose = torch.is_grad_enabled() and any(needs_grad)
+    sides, listed = BACKENDS[backend].lower(
+        problem, Wanted(of_edges, of_edges or dropout > 0, transpose)
     )
+    graph = [tensor for side in sides for tensor in side]
     device = problem.query.device
     seed = torch.randint(2**63 - 1, (1,), device=device) if dropout else None
     numbers = (slope, float(problem.scale), float(problem.softcap or 0))
@@ -314,28 +323,32 @@ def sink_gradient(call: Call, stats: Tensor, delta: Tensor) -> Tensor | None:
     return -(weight * delta).flatten(0, -2).sum(0).to(call.sink.dtype)
 
 
-def _edges(
-    graph: Graph, *, list_them: bool, in_order: bool, transpose: bool, shares: Shares | None
-) -> tuple[list[Tensor], bool]:
-    """The tensors of `Edges` by destination and, if asked for, by source; whether edges are listed.
+Shares = tuple[Callable[[Graph], Cut], Callable[[Graph], Cut]]
 
-    The places in edge order are left empty unless they are asked for.
+
+def lower(
+    problem: Problem, wanted: Wanted, shares: Shares | None = None
+) -> tuple[list[Edges], bool]:
+    """The `Edges` by destination and, if wanted, by source; whether they are listed.
+
+    shares: The facts that tell how the rows and the columns of a graph are shared out.
     """
-    listed = list_them or interval_rows(graph) is None or interval_columns(graph) is None
+    graph, in_order = problem.graph, wanted.in_order
+    listed = wanted.per_edge or interval_rows(graph) is None or interval_columns(graph) is None
     if not listed:
         sides = (interval_rows(graph), interval_columns(graph))
-    elif transpose and not in_order and is_symmetric(graph):  # its own transpose
+    elif wanted.transpose and not in_order and is_symmetric(graph):  # its own transpose
         sides = (compact_by_destination(graph),) * 2
         shares = None if shares is None else (shares[0], shares[0])
     else:
-        sides = compact_both(graph) if transpose else (compact_by_destination(graph),)
+        sides = compact_both(graph) if wanted.transpose else (compact_by_destination(graph),)
     nothing = torch.empty(0, dtype=torch.int32, device=graph.device)
-    parts = []
-    for side, shares_of in zip(sides, shares or (lambda _: (nothing, nothing),) * 2):
+    found = []
+    for side, cut_of in zip(sides, shares or (lambda _: Cut(nothing, nothing),) * 2):
         ptr, index, edge = side  # pyright: ignore[reportGeneralTypeIssues]
-        parts += [ptr, index, edge if in_order and edge is not None else nothing]
-        parts += shares_of(graph)
-    return parts, listed
+        places = edge if in_order and edge is not None else nothing
+        found.append(Edges(ptr, index, places, *cut_of(graph)))
+    return found, listed
 
 
 # --- the operator ---------------------------------------------------------------------------------
@@ -365,7 +378,8 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     """Output or weights, and the statistics of every row; see `Call` and `Backend`."""
     tensors = (query, key, value, bias, edge_key, edge_value, edge, weight, sink, seed)
-    call = _call(tensors, graph, listed, score, slope, scale, softcap, normalizer, dropout)
+    options = (listed, score, slope, scale, softcap, normalizer, dropout)
+    call = _call(backend, tensors, graph, *options)
     forward, weights = BACKENDS[backend][:2]
     out, stats = forward(call)
     if not of_weights:
@@ -416,10 +430,11 @@ def _attend_backward(
     of_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the first nine tensors of a call; empty where not needed."""
-    if len(graph) != 2 * len(Edges._fields):
+    if len(graph) != 2 * _size_of_side(backend):
         raise ValueError("the operator was given no transpose of the graph, which backward needs")
     tensors = (query, key, value, bias, edge_key, edge_value, edge, weight, sink, seed)
-    call = _call(tensors, graph, listed, score, slope, scale, softcap, normalizer, dropout)
+    options = (listed, score, slope, scale, softcap, normalizer, dropout)
+    call = _call(backend, tensors, graph, *options)
     grads = BACKENDS[backend].backward(call, grad, result, stats, needed, of_weights)
     return tuple(
         x_grad if need else query.new_empty(0)  # pyright: ignore[reportReturnType]
@@ -440,10 +455,16 @@ def _(grad, result, stats, needed, *tensors_and_options):
     )
 
 
-def _call(tensors: Sequence[Tensor | None], graph: Sequence[Tensor], *options: Any) -> Call:
-    side = len(Edges._fields)
-    rows, columns = Edges(*graph[:side]), Edges(*graph[-side:])
+def _call(
+    backend: str, tensors: Sequence[Tensor | None], graph: Sequence[Tensor], *options: Any
+) -> Call:
+    edges, size = BACKENDS[backend].edges, _size_of_side(backend)
+    rows, columns = edges(*graph[:size]), edges(*graph[-size:])
     return Call(*tensors, rows, columns, *options)  # pyright: ignore
+
+
+def _size_of_side(backend: str) -> int:
+    return len(BACKENDS[backend].edges._fields)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -2,11 +2,11 @@
 
 Flash attention (Dao 2023) in which a block of destinations walks from the first source of any of
 them to the last, with the bounds of each as the only mask: O(nodes) of index memory, and no mask is
-built. Backward goes once over the blocks of destinations (queries) and once, over the transposed
-intervals, over those of sources (keys and values), and computes the weights again; nothing is added
-up atomically, and nothing waits for the GPU. The functions are in `intervals_jit.py`.
-
-A NaN or an infinity in a value reaches whole blocks, as in all attention by blocks.
+built. A destination may hear two intervals, as of a window and of leading global tokens; they are
+walked over one after the other. Backward goes once over the blocks of destinations (queries, bias)
+and once, over the transpose, over those of sources (keys and values), and computes the weights
+again; nothing is added up atomically, and nothing waits for the GPU. The functions are in
+`intervals_jit.py`.
 """
 
 from __future__ import annotations
@@ -20,25 +20,21 @@ from torch import Tensor
 
 from graphattn.graphs import Graph, rows
 from graphattn.graphs.facts import fact
-from graphattn.graphs.rows import column_reach, pairs_in_reach, row_reach
-from graphattn.graphs.structure import as_blocks, transposed_intervals
-from graphattn.kernels.fused import BACKENDS, Backend, Call, Edges, attend, sink_gradient
-from graphattn.kernels.launch import (
-    MOST_PROGRAMS,
-    interpreted,
-    launch,
-    of_nodes,
-    on_device_of,
-    power_of_2,
-    triton_is_missing,
-)
+from graphattn.graphs.csr import row_order
+from graphattn.graphs.rows import SpanRows, pairs_in_reach, span_columns, span_rows
+from graphattn.graphs.structure import as_blocks
+from graphattn.kernels.fused import BACKENDS, Backend, Call, Wanted, attend
+from graphattn.kernels.launch import MOST_PROGRAMS, launch, of_nodes, on_device_of
 from graphattn.kernels.problem import Kernel, Problem
-from graphattn.normalizers import Softmax
-from graphattn.scores import Dot
-
-LARGEST_DIM = {2: 256, 4: 128}  # by the bytes of a number
-MOST_NODES = 2**30  # so that the end of a block is an int32
-LN2 = 0.6931471805599453
+from graphattn.kernels.tiles import (
+    all_gradients,
+    beyond_tiles,
+    blocks_of_dims,
+    common,
+    empty_gradients,
+    empty_outputs,
+    generation,
+)
 
 # What follows chooses among kernels, and was not measured yet.
 # Pairs of a tile that tensor cores score in the time in which an edge is gathered.
@@ -48,28 +44,20 @@ FEW_SIZES = 4
 
 
 def unsupported(problem: Problem) -> str | None:
+    if (reason := beyond_tiles(problem)) is not None:
+        return reason
     query, key = problem.query, problem.key
-    if not isinstance(problem.score, Dot) or not isinstance(problem.normalizer, Softmax):
-        return "it computes scaled dot products and softmax only"
-    if any(x is not None for x in (problem.bias, problem.edge_key, problem.edge_value)):
-        return "it knows no bias and no features of edges"
-    if problem.dropout:
-        return "it drops no weights"
-    if query.dtype == torch.float64:
-        return "it sums in float32, and the tensors are of float64"
-    if not query.is_cuda and not interpreted():
-        return f"it runs on a GPU, and the tensors are on {query.device}"
-    dim, largest = max(query.shape[-1], problem.value.shape[-1]), LARGEST_DIM[query.element_size()]
-    if dim > largest:
-        return f"it takes up to {largest} numbers a head in {query.dtype}, and here are {dim}"
     nodes, size = max(query.shape[-3], key.shape[-3]), query.shape[:-3].numel() * problem.heads
-    if nodes > MOST_NODES or -(-nodes // rows.BLOCK) * size > MOST_PROGRAMS:
+    if -(-nodes // rows.BLOCK) * size > MOST_PROGRAMS:
         return (
             f"{nodes} nodes and {size} heads of a batch are more than one launch has programs for"
         )
-    if transposed_intervals(problem.graph) is None:
-        return "the sources of a destination, or the destinations of a source, are no interval"
-    return triton_is_missing("graphattn.kernels.intervals_jit")
+    if span_rows(problem.graph) is None:
+        return (
+            "the sources of a destination, or the destinations of a source, are more than two "
+            "intervals"
+        )
+    return None
 
 
 def declines(problem: Problem) -> str | None:
@@ -93,7 +81,7 @@ def sparse_in_reach(graph: Graph) -> str | None:
 
     A sentence and no number, which compiled code would take for one that varies.
     """
-    if transposed_intervals(graph) is None:
+    if span_rows(graph) is None:
         return None  # it can't, anyway
     pairs = pairs_in_reach(graph)
     if graph.num_edges * PAIRS_PER_EDGE >= pairs:
@@ -109,6 +97,14 @@ def has_few_sizes(graph: Graph) -> bool:
     """Whether the graph falls apart into dense graphs of few sizes."""
     blocks = as_blocks(graph)
     return blocks is not None and len(blocks.groups) <= FEW_SIZES
+
+
+def lower(problem: Problem, wanted: Wanted) -> tuple[list[SpanRows], bool]:
+    graph = problem.graph
+    found = [span_rows(graph), *([span_columns(graph)] if wanted.transpose else [])]
+    order = row_order(graph) if wanted.per_edge else None
+    sides = [side for side in found if side is not None]
+    return [side if order is None else side._replace(edge=order) for side in sides], False
 
 
 def _jit() -> Any:
@@ -164,18 +160,12 @@ def tiles_of(name: str, width: int, query: Tensor) -> Tiles:
     return SMALLER_TILES.get(generation(query), {}).get(key) or TILES[key]
 
 
-def generation(x: Tensor) -> int:
-    """Of the GPU that a tensor is on; 0 if it is on none."""
-    return torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 0
-
-
 # --- the operations -------------------------------------------------------------------------------
 
 
 def forward_of(call: Call) -> tuple[Tensor, Tensor]:
-    query, heads = call.query, call.query.shape[-2]
-    out = query.new_empty((*query.shape[:-1], call.value.shape[-1]))
-    stats = query.new_empty((*query.shape[:-2], 2, heads), dtype=torch.float32)
+    out, stats = empty_outputs(call)
+    heads = call.query.shape[-2]
     over(call, call.rows, "forward", heads, sink=call.sink, out=out, stats=stats)
     return out, stats
 
@@ -188,56 +178,52 @@ def backward_of(
     needed: Sequence[bool],
     of_weights: bool,
 ) -> list[Tensor | None]:
-    query, key, value = call.query, call.key, call.value
-    grads: list[Tensor | None] = [
-        torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)
-    ]
-    delta = query.new_empty(query.shape[:-1], dtype=torch.float32)
+    grads = empty_gradients(call, needed)
+    delta = call.query.new_empty(call.query.shape[:-1], dtype=torch.float32)
     given = {**of_nodes("grad_out", grad), "stats": stats, "delta": delta}
-    heads, kv_heads = query.shape[-2], key.shape[-2]
-    result = result.contiguous()
-    over(call, call.rows, "by_destination", heads, out=result, grad_query=grads[0], **given)
+    heads, kv_heads = call.query.shape[-2], call.key.shape[-2]
+    over(
+        call,
+        call.rows,
+        "by_destination",
+        heads,
+        out=result.contiguous(),
+        grad_query=grads[0],
+        grad_bias=grads[3],
+        **given,
+    )
     if needed[1] or needed[2]:
-        given |= {"grad_key": grads[1], "grad_value": grads[2]}
-        over(call, call.columns, "by_source", kv_heads, **given)
-    sink = None
-    if needed[8]:
-        stats = stats.clone()
-        stats[..., 0, :] *= LN2
-        sink = sink_gradient(call, stats, delta)
-    return [*grads, *[None] * 5, sink]
+        over(
+            call,
+            call.columns,
+            "by_source",
+            kv_heads,
+            grad_key=grads[1],
+            grad_value=grads[2],
+            dst_ptr=call.rows.ptr,
+            dst_bounds=call.rows.bounds,
+            DST_PARTS=len(call.rows.bounds),
+            **given,
+        )
+    return all_gradients(call, grads, stats, delta, needed)
 
 
-def over(call: Call, edges: Edges, name: str, heads: int, **arguments: Any) -> None:
+def over(call: Call, edges: SpanRows, name: str, heads: int, **arguments: Any) -> None:
     """Run a function over all blocks of rows and so many heads."""
-    query, key, value = call.query, call.key, call.value
-    dims = query.shape[-1], value.shape[-1]
-    head_block, value_block = (max(power_of_2(dim), 16) for dim in dims)  # 16: least of a product
-    tiles = tiles_of(name, max(head_block, value_block), query)
+    tiles = tiles_of(name, max(blocks_of_dims(call)), call.query)
     num_rows, block_rows = len(edges.ptr) - 1, tiles.CHUNKS * rows.BLOCK
-    with on_device_of(query):
+    with on_device_of(call.query):
         launch(
             getattr(_jit(), name),
             -(-num_rows // block_rows) * heads * call.batch.numel(),
-            **of_nodes("query", query),
-            **of_nodes("key", key),
-            **of_nodes("value", value),
+            **common(call),
             ptr=edges.ptr,
-            index=edges.index,
-            some=edges.part,
-            each=edges.hub,
-            num_dst=query.shape[-3],
-            num_src=key.shape[-3],
-            num_blocks=len(edges.part),
-            scale=call.scale,
-            softcap=call.softcap,
-            CAPPED=call.softcap != 0,
-            HEADS=query.shape[-2],
-            KV_HEADS=key.shape[-2],
-            HEAD_DIM=dims[0],
-            VALUE_DIM=dims[1],
-            HEAD_BLOCK=head_block,
-            VALUE_BLOCK=value_block,
+            bounds=edges.bounds,
+            some=edges.some,
+            each=edges.each,
+            edge=edges.edge if len(edges.edge) else None,
+            num_blocks=edges.some.shape[1],
+            PARTS=len(edges.bounds),
             ROWS=block_rows,
             enable_fp_fusion=True,
             **tiles._asdict(),
@@ -246,7 +232,7 @@ def over(call: Call, edges: Edges, name: str, heads: int, **arguments: Any) -> N
 
 
 BACKENDS["intervals"] = Backend(
-    forward_of, None, backward_of, half=True, joins=False, shares=(row_reach, column_reach)
+    forward_of, None, backward_of, half=True, joins=False, edges=SpanRows, lower=lower
 )
 
 KERNEL = Kernel(

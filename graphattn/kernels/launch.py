@@ -61,3 +61,13 @@ def of_nodes(name: str, x: Tensor | None) -> dict[str, Any]:
     together = (dim == 1 or x.stride(-1) == 1) and (heads == 1 or x.stride(-2) == dim)
     x = (x if together else x.contiguous()).reshape(x.shape[:-3].numel(), *x.shape[-3:])
     return {name: x, f"{name}_batch": x.stride(0), f"{name}_node": x.stride(1)}
+
+
+def of_edges(name: str, x: Tensor | None, dims: int, batch: torch.Size) -> dict[str, Any]:
+    """Numbers of so many dimensions per item of the batch, and the stride of the batch."""
+    if x is None:
+        return {name: None, f"{name}_batch": 0}
+    size = x.shape[-dims:]
+    if x.shape[:-dims].numel() == 1:
+        return {name: x.contiguous(), f"{name}_batch": 0}
+    return {name: x.expand(*batch, *size).contiguous(), f"{name}_batch": size.numel()}

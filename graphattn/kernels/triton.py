@@ -26,12 +26,14 @@ from graphattn.kernels.fused import (
     Edges,
     attend,
     beyond_fused,
+    lower,
     sink_gradient,
 )
 from graphattn.kernels.launch import (
     MOST_PROGRAMS,
     interpreted,
     launch,
+    of_edges,
     of_nodes,
     on_device_of,
     power_of_2,
@@ -251,9 +253,9 @@ class Launch:
             **of_nodes("query", query),
             **of_nodes("key", key),
             **of_nodes("value", value),
-            **self._of_edges("bias", call.bias, 2),
-            **self._of_edges("edge_key", call.edge_key, 3),
-            **self._of_edges("edge_value", call.edge_value, 3),
+            **of_edges("bias", call.bias, 2, call.batch),
+            **of_edges("edge_key", call.edge_key, 3, call.batch),
+            **of_edges("edge_value", call.edge_value, 3, call.batch),
             "weight": None if call.weight is None else call.weight.contiguous(),
             "seed": call.seed,
             "longest": rows.LONGEST,
@@ -272,15 +274,6 @@ class Launch:
             "HEAD_DIM": query.shape[-1],
             "VALUE_DIM": value.shape[-1],
         }
-
-    def _of_edges(self, name: str, x: Tensor | None, dims: int) -> dict[str, Any]:
-        """Numbers of so many dimensions per item of the batch, and the stride of the batch."""
-        if x is None:
-            return {name: None, f"{name}_batch": 0}
-        size, batch = x.shape[-dims:], self.call.batch
-        if x.shape[:-dims].numel() == 1:
-            return {name: x.contiguous(), f"{name}_batch": 0}
-        return {name: x.expand(*batch, *size).contiguous(), f"{name}_batch": size.numel()}
 
     def tiles(self, edges: Edges, *, backward: bool) -> Tiles:
         names = ("HEADS", "KV_HEADS", "HEAD_DIM", "VALUE_DIM")
@@ -375,7 +368,13 @@ class Launch:
 
 
 BACKENDS["triton"] = Backend(
-    forward_of, weights_of, backward_of, half=True, joins=False, shares=(cut_rows, cut_columns)
+    forward_of,
+    weights_of,
+    backward_of,
+    half=True,
+    joins=False,
+    edges=Edges,
+    lower=partial(lower, shares=(cut_rows, cut_columns)),
 )
 
 KERNEL = Kernel(

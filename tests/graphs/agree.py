@@ -13,6 +13,7 @@ import torch
 import graphattn as ga
 from graphattn.graphs.csr import CSR
 from graphattn.graphs.order import edge_ahead, last_listener
+from graphattn.graphs.spans import Spans, as_spans, transposed_spans
 from graphattn.graphs.structure import Blocks, as_blocks, as_dense, as_intervals
 from tests.graphs.truth import matrix, of_pairs
 
@@ -54,6 +55,13 @@ def assert_structure_is_true(graph: ga.Graph, count: np.ndarray) -> None:
         assert all(begin < end or begin == end == 0 for begin, end in bounds)
         claimed = matrix(*count.shape, lambda i, j: bounds[i][0] <= j < bounds[i][1])
         np.testing.assert_array_equal(claimed, count)
+    if (spans := as_spans(graph)) is not None:
+        np.testing.assert_array_equal(_count_of_spans(spans, count.shape), count)
+        assert as_intervals(graph) is None or len(spans.parts) == 1
+    if (spans := transposed_spans(graph)) is not None:
+        np.testing.assert_array_equal(_count_of_spans(spans, count.T.shape), count.T)
+    if as_spans(graph) is not None:  # nothing else keeps the transpose from being known
+        assert (transposed_spans(graph) is None) == (_runs(count.T) > 2)
     if (blocks := as_blocks(graph)) is not None:
         assert (blocks.num_dst, blocks.num_src) == count.shape
         np.testing.assert_array_equal(_count_of_blocks(blocks), count)
@@ -67,11 +75,33 @@ def assert_same_structure(graph: ga.Graph, listed: ga.Graph) -> None:
         found = as_intervals(listed)
         assert found is not None
         assert [ends.tolist() for ends in found] == [ends.tolist() for ends in intervals]
+    if (spans := as_spans(graph)) is not None:
+        found = as_spans(listed)
+        assert found is not None
+        for one, other in zip(found, spans, strict=True):
+            assert [ends.tolist() for ends in one] == [ends.tolist() for ends in other]
     if (blocks := as_blocks(graph)) is not None:
         found = as_blocks(listed)
         assert found is not None
         assert _parts_of(found) == _parts_of(blocks)
         assert found.num_blocks == blocks.num_blocks
+
+
+def _count_of_spans(spans: Spans, shape: tuple[int, int]) -> np.ndarray:
+    count = np.zeros(shape, dtype=np.int64)
+    for part in spans:
+        for row, (start, stop) in enumerate(zip(*(end.tolist() for end in part), strict=True)):
+            assert start < stop or start == stop == 0
+            count[row, start:stop] += 1
+    for stop, start in zip(spans.first.stop.tolist(), spans.second.start.tolist(), strict=True):
+        assert start == 0 or start > stop > 0  # with a gap between them
+    return count
+
+
+def _runs(count: np.ndarray) -> int:
+    """The most intervals of columns that a row has."""
+    edges = np.pad(count > 0, ((0, 0), (1, 0))).astype(np.int64)
+    return int((np.diff(edges) == 1).sum(1).max(initial=0))
 
 
 def _parts_of(blocks: Blocks) -> set:

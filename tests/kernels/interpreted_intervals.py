@@ -7,7 +7,6 @@ Blocks are of 16 rows here, so that small graphs have several.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,11 +14,11 @@ import torch
 import graphattn as ga
 from graphattn import attention, explain
 from graphattn.graphs import rows
-from graphattn.graphs.structure import transposed_intervals
 from graphattn.kernels import intervals
 from graphattn.kernels.fused import attend_op
 from tests.kernels.test_kernels import check, run
-from tests.oracle import Case, draw, results
+from graphattn.graphs.spans import as_spans, transposed_spans
+from tests.oracle import Case, draw, results, shuffled
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="is run by test_intervals.py"
@@ -29,27 +28,8 @@ WIDE, FINE, HALF, SHORT = torch.float32, torch.float64, torch.float16, torch.bfl
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Also multiplies the numbers of bfloat16, where the interpreter takes their bits."""
-    import numpy as np
-    import triton.language as tl
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    dot = InterpreterBuilder.create_dot
-
-    def widened(x):
-        if x.dtype.scalar != tl.bfloat16:
-            return x
-        return TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
-
-    monkeypatch.setattr(
-        InterpreterBuilder,
-        "create_dot",
-        lambda self, a, b, *rest: dot(self, widened(a), widened(b), *rest),
-    )
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "BLOCK", 16)
-    with np.errstate(over="ignore", divide="ignore"):  # of what is masked
-        yield
 
 
 def lists(*pairs: tuple[int, int], num_src: int) -> ga.Graph:
@@ -68,6 +48,11 @@ DOCUMENTS = ga.batch(
 # Whole blocks and the first rows of others hear nobody; what is heard begins late and has gaps.
 DEAF = lists(*[(0, 0)] * 20, *[(30 + i, 34 + 2 * i) for i in range(9)], *[(0, 0)] * 23, num_src=60)
 
+# A window and global tokens, all ways; and all but the nodes themselves.
+GLOBAL = ga.sliding_window(50, 4) | ga.hubs(50, [0, 1])
+SINKS = ga.causal(50) & GLOBAL
+LOOPLESS = ga.complete(41).without_self_loops()
+
 CASES = [
     Case("window", WINDOW, heads=1),
     Case("window of all", ga.sliding_window(37, 30), heads=1),
@@ -82,6 +67,21 @@ CASES = [
     Case("packed documents", DOCUMENTS, heads=1),
     Case("ragged batch", ga.batch([ga.bipartite(5, 40), ga.bipartite(30, 2)]), heads=1),
     Case("who hears nobody", DEAF, heads=1),
+    Case("global tokens", GLOBAL, heads=1),
+    Case("global tokens, grouped", GLOBAL, heads=2, kv_heads=1, batch=(2,)),
+    Case("window of the past, first tokens", SINKS, heads=1),
+    Case("no loops", LOOPLESS, heads=1),
+    Case("batch of gaps", ga.batch([SINKS, ga.causal(20), LOOPLESS]), heads=1),
+    Case("bias", WINDOW, bias="tensor", batch=(2,)),
+    Case("bias, gaps", GLOBAL, bias="tensor, holes", heads=2, kv_heads=1),
+    Case("bias, gaps of the past", SINKS, bias="tensor, batched, dead row", batch=(2,)),
+    Case("bias, documents", DOCUMENTS, bias="tensor, one head", kv_heads=1),
+    Case("bias, edges in disorder", shuffled(SINKS), bias="tensor, wide"),
+    Case("bias function, large logits", BEFORE, bias="function", spread=4096),
+    Case("sigmoid", GLOBAL, normalizer="sigmoid", heads=1),
+    Case("sigmoid, bias", BEFORE, normalizer="sigmoid", bias="tensor, holes"),
+    Case("no normalizer", SINKS, normalizer="none", softcap=2.0, heads=1),
+    Case("no normalizer, bias", WINDOW, normalizer="none", bias="tensor, holes", kv_heads=1),
     Case("jumps", lists(*[(7 * i, 7 * i + 1 + i % 3) for i in range(20)], num_src=150), heads=1),
     Case("nobody hears", lists(*[(0, 0)] * 18, num_src=20), heads=1),
     Case("one destination", ga.bipartite(1, 1)),
@@ -133,25 +133,31 @@ NARROW = {
     ids=lambda part: getattr(part, "name", str(part)),
 )
 def test_holds_to_the_tolerance(case: Case, dtype: torch.dtype) -> None:
-    assert transposed_intervals(case.graph) is not None
+    assert rows.span_rows(case.graph) is not None
     assert isinstance(run("intervals", case, dtype), dict)
     check("intervals", case, dtype)
 
 
 def test_reach_of_blocks() -> None:
     """What some and what each of the rows of a block hear."""
-    for graph in (WINDOW, BEFORE, DOCUMENTS, DEAF):
-        mask, scored = graph.mask(), 0
-        for found, pairs in ((rows.column_reach(graph), mask.T), (rows.row_reach(graph), mask)):
+    for graph in (WINDOW, BEFORE, DOCUMENTS, DEAF, GLOBAL, LOOPLESS):
+        scored = 0
+        for side, spans in (
+            (rows.span_columns(graph), transposed_spans(graph)),
+            (rows.span_rows(graph), as_spans(graph)),
+        ):
+            assert side is not None
+            assert spans is not None
             scored = 0
-            for some, each, block in zip(
-                *(x.tolist() for x in found), pairs.split(16), strict=True
-            ):
-                heard = block.any(0).nonzero().flatten().tolist()
-                reach = range(heard[0], heard[-1] + 1) if heard else range(0)
-                assert list(range(*some)) == list(reach)
-                assert list(range(*each)) == block.all(0).nonzero().flatten().tolist()
-                scored += 16 * len(reach)
+            for part, some, each in zip(spans.parts, side.some, side.each, strict=True):
+                bounds = torch.stack(part, 1).split(16)
+                for some_of, each_of, block in zip(some, each, bounds, strict=True):
+                    heard = [set(range(*row)) for row in block.tolist()]
+                    anybody = sorted(set.union(*heard)) or [0, -1]
+                    reach = range(anybody[0], anybody[-1] + 1)
+                    assert list(range(*some_of.tolist())) == list(reach)
+                    assert set(range(*each_of.tolist())) == set.intersection(*heard)
+                    scored += 16 * len(reach)
         assert rows.pairs_in_reach(graph) == scored
 
 
@@ -187,28 +193,25 @@ def test_operator_and_compiled_code() -> None:
         found.append(results(inputs, out))
     torch.testing.assert_close(*found)
     q, k, v = (torch.randn(20, 2, 4, requires_grad=True) for _ in range(3))
-    graph, nothing = ga.sliding_window(20, 3), torch.empty(0, dtype=torch.int32)
-    sides = []
-    for side, reach in (
-        (rows.interval_rows(graph), rows.row_reach(graph)),
-        (rows.interval_columns(graph), rows.column_reach(graph)),
-    ):
+    graph = ga.sliding_window(20, 3)
+    sides: list[torch.Tensor] = []
+    for side in (rows.span_rows(graph), rows.span_columns(graph)):
         assert side is not None
-        sides += [side.ptr, side.index, nothing, *reach]
+        sides += side
     options = ("intervals", False, "dot", 0.0, 0.5, 0.0, "softmax", 0.0, False)
     torch.library.opcheck(attend_op, (q, k, v, *[None] * 7, sides, *options))
 
 
 REFUSED = {
+    "three intervals": ("more than two intervals", ga.hubs(9, [0, 4, 8]), {}, WIDE),
     "head_dim 257": ("up to 256 numbers", ga.causal(5), {"head_dim": 257}, SHORT),
     "value_dim 129": ("up to 128 numbers", ga.causal(5), {"value_dim": 129}, WIDE),
     "float64": ("float64", ga.causal(5), {}, FINE),
-    "bias": ("no bias", ga.causal(5), {"bias": "tensor"}, WIDE),
     "features": ("features of edges", ga.causal(5), {"edges": "key"}, WIDE),
-    "additive": ("dot products and softmax", ga.causal(5), {"score": "tanh"}, WIDE),
-    "sigmoid": ("dot products and softmax", ga.causal(5), {"normalizer": "sigmoid"}, WIDE),
-    "no intervals": ("no interval", ga.expander(9, 4), {}, WIDE),
-    "transpose": ("no interval", lists((0, 3), (0, 1), (0, 3), num_src=3), {}, WIDE),
+    "additive": ("scaled dot products", ga.causal(5), {"score": "tanh"}, WIDE),
+    "sparsemax": ("scaled dot products", ga.causal(5), {"normalizer": "sparsemax"}, WIDE),
+    "no intervals": ("than two", ga.expander(9, 4), {}, WIDE),
+    "transpose": ("than two", lists((0, 3), (0, 1), (0, 3), (0, 1), (0, 3), num_src=3), {}, WIDE),
 }
 
 
@@ -220,10 +223,8 @@ def test_refuses_what_it_cannot(name: str) -> None:
     assert reason in got
 
 
-def test_refuses_dropout_and_weights() -> None:
+def test_tells_no_weights() -> None:
     q = torch.randn(5, 1, 4)
-    with pytest.raises(ValueError, match="it drops no weights"):
-        attention(q, q, q, ga.causal(5), dropout=0.1, kernel="intervals")
     with pytest.raises(ValueError, match="does not compute weights"):
         ga.attention_weights(q, q, ga.causal(5), kernel="intervals")
 

@@ -14,7 +14,7 @@ import torch
 
 import graphattn as ga
 from graphattn import attention
-from graphattn.kernels import intervals
+from graphattn.kernels import intervals, tiles
 from graphattn.kernels.problem import Problem
 from graphattn.normalizers import softmax
 from graphattn.plan import KERNELS, choose
@@ -81,7 +81,7 @@ COMPILED = [
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[Launched]:
     """What was launched since."""
     seen: list[Launched] = []
-    monkeypatch.setattr(intervals, "interpreted", lambda: True)
+    monkeypatch.setattr(tiles, "interpreted", lambda: True)
     monkeypatch.setattr(
         intervals,
         "launch",
@@ -132,7 +132,7 @@ PICKS = [
 @pytest.mark.parametrize(("graph", "kernel"), PICKS, ids=lambda part: str(part)[:60])
 def test_is_taken_on_a_gpu(graph: ga.Graph, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a table in which the kernels for a GPU run here, and that for the CPU does not."""
-    for entry in ("intervals", "triton"):
+    for entry in ("tiles", "triton"):
         monkeypatch.setattr(f"graphattn.kernels.{entry}.interpreted", lambda: True)
     decline = {"intervals": intervals.declines_graph, "triton": lambda _: None}
     table = [

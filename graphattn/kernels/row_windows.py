@@ -1,0 +1,249 @@
+"""Attention over row windows on the tensor cores of a GPU: graphs in which neighbors share sources.
+
+Rows are grouped in windows of 16 to 64; the distinct sources of a window are listed once, gathered
+once a tile, and scored for all of its rows by products on tensor cores; bits say which of the pairs are
+edges, and the bias of an edge is found by counting them (row windows and bitmaps: Fused3S, Li and
+Chandramowlishwaran 2025, section 3). Backward goes once over the windows of destinations (queries,
+bias) and once over those of sources, a layout of its own (keys and values), and computes the weights
+again. Long windows are cut, and their parts merged in order. Nothing is added up atomically, and
+nothing waits for the GPU: the windows are facts of a graph. The functions are in `row_windows_jit.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.graphs.csr import row_order
+from graphattn.graphs.memory import shortage
+from graphattn.graphs.structure import is_simple, is_symmetric
+from graphattn.graphs.windows import (
+    BUILDING_BYTES,
+    SIZES,
+    WINDOWS_OF_COLUMNS,
+    WINDOWS_OF_ROWS,
+    RowWindows,
+)
+from graphattn.kernels.fused import BACKENDS, Backend, Call, Wanted, attend
+from graphattn.kernels.launch import MOST_PROGRAMS, launch, of_nodes, on_device_of, power_of_2
+from graphattn.kernels.problem import Kernel, Problem
+from graphattn.kernels.tiles import (
+    all_gradients,
+    beyond_tiles,
+    blocks_of_dims,
+    common,
+    empty_gradients,
+    empty_outputs,
+)
+
+
+def unsupported(problem: Problem) -> str | None:
+    if (reason := beyond_tiles(problem)) is not None:
+        return reason
+    graph, query = problem.graph, problem.query
+    nodes, size = max(query.shape[-3], problem.key.shape[-3]), query.shape[:-3].numel()
+    if nodes // SIZES[0] * size * problem.heads > MOST_PROGRAMS // 2:  # the other half is for parts
+        return f"{nodes} nodes of {size} x {problem.heads} heads are more than one launch has programs for"
+    if (short := shortage(BUILDING_BYTES * graph.num_edges, graph.device)) is not None:
+        return f"making the windows takes {short}"
+    if not is_simple(graph):
+        return "the graph has parallel edges, and a bit can't count them"
+    return None
+
+
+def declines(problem: Problem) -> str | None:
+    return None if problem.query.is_cuda else "it would be interpreted, which is there for tests"
+
+
+def lower(problem: Problem, wanted: Wanted) -> tuple[list[RowWindows], bool]:
+    graph, size = problem.graph, 16
+    sides = [WINDOWS_OF_ROWS[size](graph)]
+    orders = [row_order(graph) if wanted.per_edge else None]
+    if wanted.transpose and is_symmetric(graph) and not wanted.per_edge:
+        sides *= 2
+        orders *= 2
+    elif wanted.transpose:
+        sides.append(WINDOWS_OF_COLUMNS[size](graph))
+        orders.append(graph.csc().edge if wanted.per_edge else None)
+    return [
+        side if order is None else side._replace(edge=order)
+        for side, order in zip(sides, orders, strict=True)
+        if side is not None
+    ], False
+
+
+def _jit() -> Any:
+    from graphattn.kernels import row_windows_jit
+
+    return row_windows_jit
+
+
+# --- sizes of tiles -------------------------------------------------------------------------------
+
+
+class Tiles(NamedTuple):
+    """How a problem is shared out among programs; see `row_windows_jit.py`."""
+
+    GROUP_TILE: int
+    GROUPS: int
+    num_warps: int
+    num_stages: int
+
+
+MOST_ROWS = 64  # of a tile
+
+
+def tiles_of(name: str, size: int, call: Call) -> Tiles:
+    """Tiles for a function over windows of so many rows. Not measured yet."""
+    width, bytes_ = max(blocks_of_dims(call)), call.query.element_size()
+    group = call.query.shape[-2] // call.key.shape[-2] if name != "by_source" else 1
+    group_tile = min(power_of_2(group), max(MOST_ROWS // size, 1))
+    rows = size * group_tile
+    numbers = rows * width * bytes_
+    warps = min(max(rows // 16, numbers // 4096, 1), 8)
+    stages = 3 if 64 * width * bytes_ <= 2**14 else 2
+    return Tiles(group_tile, -(-group // group_tile), power_of_2(warps), stages)
+
+
+# --- the operations -------------------------------------------------------------------------------
+
+
+class Launch:
+    """The arguments that the functions have in common, and how they are run."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.common = common(call)
+
+    def parts(self, edges: RowWindows, *shape: int) -> Tensor:
+        """Room for what the parts of long windows write."""
+        size = edges.begin.shape[1]
+        sizes = (self.call.batch.numel(), self.num_parts(edges), size, *shape)
+        return self.call.query.new_empty(sizes, dtype=torch.float32)
+
+    @staticmethod
+    def num_parts(edges: RowWindows) -> int:
+        """Windows and parts are items, but for the windows that are cut."""
+        size = edges.begin.shape[1]
+        return len(edges.items) - len(edges.rows) // size + len(edges.cut)
+
+    def over(self, edges: RowWindows, name: str, **arguments: Any) -> None:
+        """Run a function over all windows and parts of windows."""
+        call, size = self.call, edges.begin.shape[1]
+        tiles = tiles_of(name, size, call)
+        self.launch(
+            name,
+            len(edges.items) * call.key.shape[-2] * tiles.GROUPS * call.batch.numel(),
+            **self.common,
+            rows=edges.rows,
+            items=edges.items,
+            begin=edges.begin,
+            columns=edges.columns,
+            words=edges.words,
+            edge=edges.edge if len(edges.edge) else None,
+            num_items=len(edges.items),
+            num_parts=self.num_parts(edges),
+            ROWS=size,
+            **tiles._asdict(),
+            **arguments,
+        )
+
+    def merge(self, edges: RowWindows, name: str, out: Tensor, parts: Tensor, **more: Any) -> None:
+        """Bring the parts of long windows together."""
+        if not len(edges.cut):
+            return
+        heads, dim = out.shape[-2:]
+        self.launch(
+            name,
+            len(edges.cut) * heads * self.call.batch.numel(),
+            rows=edges.rows,
+            cut=edges.cut,
+            num_cut=len(edges.cut),
+            num_rows=out.shape[-3],
+            num_parts=parts.shape[1],
+            HEADS=heads,
+            ROWS=edges.begin.shape[1],
+            DIM=dim,
+            BLOCK=power_of_2(dim),
+            out=out,
+            parts=parts,
+            num_warps=4,
+            **more,
+        )
+
+    def launch(self, name: str, programs: int, **arguments: Any) -> None:
+        with on_device_of(self.call.query):
+            launch(getattr(_jit(), name), programs, enable_fp_fusion=True, **arguments)
+
+
+def forward_of(call: Call) -> tuple[Tensor, Tensor]:
+    side, (out, stats) = Launch(call), empty_outputs(call)
+    heads, dim = out.shape[-2:]
+    out_parts, stats_parts = side.parts(call.rows, heads, dim), side.parts(call.rows, 2, heads)
+    given = {"sink": call.sink, "stats": stats, "stats_parts": stats_parts}
+    side.over(call.rows, "forward", out=out, out_parts=out_parts, **given)
+    side.merge(
+        call.rows, "merge_forward", out, out_parts, NORMALIZER=call.normalizer, **given
+    )
+    return out, stats
+
+
+def backward_of(
+    call: Call,
+    grad: Tensor,
+    result: Tensor,
+    stats: Tensor,
+    needed: Sequence[bool],
+    of_weights: bool,
+) -> list[Tensor | None]:
+    side, grads = Launch(call), empty_gradients(call, needed)
+    of_query, of_key, of_value, of_bias = grads
+    assert of_query is not None
+    assert of_key is not None
+    assert of_value is not None
+    delta = call.query.new_empty(call.query.shape[:-1], dtype=torch.float32)
+    given = {**of_nodes("grad_out", grad), "stats": stats, "delta": delta}
+    query_parts = side.parts(call.rows, *of_query.shape[-2:])
+    side.over(
+        call.rows,
+        "by_destination",
+        out=result.contiguous(),
+        grad_query=of_query,
+        query_parts=query_parts,
+        grad_bias=of_bias,
+        grad_bias_batch=0 if of_bias is None else of_bias.shape[-2:].numel(),
+        **given,
+    )
+    side.merge(call.rows, "merge_sum", of_query, query_parts)
+    if needed[1] or needed[2]:
+        key_parts = side.parts(call.columns, *of_key.shape[-2:])
+        value_parts = side.parts(call.columns, *of_value.shape[-2:])
+        side.over(
+            call.columns,
+            "by_source",
+            grad_key=of_key,
+            key_parts=key_parts,
+            grad_value=of_value,
+            value_parts=value_parts,
+            **given,
+        )
+        side.merge(call.columns, "merge_sum", of_key, key_parts)
+        side.merge(call.columns, "merge_sum", of_value, value_parts)
+    return all_gradients(call, grads, stats, delta, needed)
+
+
+BACKENDS["row_windows"] = Backend(
+    forward_of, None, backward_of, half=True, joins=False, edges=RowWindows, lower=lower
+)
+
+KERNEL = Kernel(
+    name="row_windows",
+    why="neighbors share sources: windows of rows load them once, and score them on tensor cores",
+    unsupported=unsupported,
+    run=partial(attend, backend="row_windows"),
+    declines=declines,
+)
