@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graphattn.kernels import blocks, cpu, dense, intervals, masked, reference, row_windows, triton
-from graphattn.kernels.problem import Kernel, Problem
+from graphattn.kernels.problem import Estimate, Kernel, Problem
 
 KERNELS: tuple[Kernel, ...] = (
     dense.KERNEL,
@@ -14,11 +15,11 @@ KERNELS: tuple[Kernel, ...] = (
     blocks.KERNEL,
     masked.KERNEL,
     cpu.KERNEL,
-    row_windows.KERNEL,
     triton.KERNEL,
+    row_windows.KERNEL,
     reference.KERNEL,
 )
-"""In order of preference: the first that accepts is taken."""
+"""In order of preference: the first that accepts is taken, if nothing is known of their speed."""
 
 
 @dataclass(frozen=True)
@@ -28,24 +29,31 @@ class Plan:
     kernel: Name of the kernel.
     why: What makes it the right one.
     rejected: Reason by name of every kernel that was refused.
+    expected: On a GPU, by name, what is expected of the kernels that could run: `ms`, and `reuse`,
+        the edges for each source that is loaded.
     """
 
     kernel: str
     why: str
     rejected: dict[str, str]
+    expected: dict[str, Estimate] = field(default_factory=dict)
 
     def __str__(self) -> str:
         width = max(len(name) for name in (*self.rejected, self.kernel))
         lines = [f"{self.kernel:{width}}  runs: {self.why}"]
         lines += [f"{name:{width}}  refused: {why}" for name, why in self.rejected.items()]
+        for at, name in enumerate((self.kernel, *self.rejected)):
+            if name in self.expected:
+                lines[at] += f"; {self.expected[name]}"
         return "\n".join(lines)
 
     __repr__ = __str__
 
 
 def choose(problem: Problem, kernel: str, table: Sequence[Kernel] = KERNELS) -> Kernel:
-    """The kernel of a name, or the first in the table that accepts the problem.
+    """The kernel of a name, or of the table the one that suits the problem.
 
+    That is the first that accepts it; on a GPU, of those that do the one expected to be fastest.
     Kernels that would only be slow are asked again after all others.
 
     Raises:
@@ -59,9 +67,19 @@ def choose(problem: Problem, kernel: str, table: Sequence[Kernel] = KERNELS) -> 
                 f'kernel "{kernel}" can\'t compute this: {reason}; kernel="auto" takes one that can'
             )
         return named
-    for candidate in table:  # whether it would be slow is asked first, because that is soon told
-        if candidate.declines(problem) is None and candidate.unsupported(problem) is None:
-            return candidate
+    best, least = None, math.inf
+    for candidate in table:  # what is soon told is asked first
+        if candidate.declines(problem) is not None:
+            continue
+        estimate = expected(candidate, problem)
+        if estimate is not None and estimate.ms >= least:
+            continue
+        if candidate.unsupported(problem) is None:
+            if estimate is None:
+                return best or candidate
+            best, least = candidate, estimate.ms
+    if best is not None:
+        return best
     for candidate in table:
         if candidate.unsupported(problem) is None:
             return candidate
@@ -72,23 +90,32 @@ def choose(problem: Problem, kernel: str, table: Sequence[Kernel] = KERNELS) -> 
     )
 
 
+def expected(entry: Kernel, problem: Problem) -> Estimate | None:
+    """What is expected of a kernel: on a GPU. On a CPU, the order of the table was measured."""
+    return entry.expected(problem) if problem.query.is_cuda else None
+
+
 def plan(problem: Problem, kernel: str) -> Plan:
     """What `choose` does, with the reasons of every kernel that it refuses."""
-    chosen = choose(problem, kernel)
-    rejected = {}
-    before = kernel == "auto"  # whether the entry stands before the chosen one
+    chosen, auto = choose(problem, kernel), kernel == "auto"
+    rejected, estimates = {}, {}
+    before = True  # whether the entry stands before the chosen one
+    timed = expected(chosen, problem) is not None
     for entry in KERNELS:
+        unable = entry.unsupported(problem)
+        if unable is None and (estimate := expected(entry, problem)) is not None:
+            estimates[entry.name] = estimate
         if entry is chosen:
             before = False
             continue
-        reason = _reason(entry, problem) if before else entry.unsupported(problem)
-        rejected[entry.name] = reason or _unneeded(chosen, kernel)
+        slow = entry.declines(problem) if auto and (before or timed) else None
+        rejected[entry.name] = unable or slow or _unneeded(chosen, kernel, entry.name in estimates)
     why = chosen.declines(problem) or chosen.why
-    if kernel != "auto":
+    if not auto:
         why = f"it was named; {why}"
     elif why != chosen.why:
         why = f"no other kernel can; {why}"
-    return Plan(chosen.name, why, rejected)
+    return Plan(chosen.name, why, rejected, estimates)
 
 
 def _named(name: str) -> Kernel:
@@ -103,7 +130,9 @@ def _reason(entry: Kernel, problem: Problem) -> str | None:
     return entry.unsupported(problem) or entry.declines(problem)
 
 
-def _unneeded(chosen: Kernel, kernel: str) -> str:
+def _unneeded(chosen: Kernel, kernel: str, timed: bool) -> str:
     if kernel != "auto":
         return f"{chosen.name} was named"
+    if timed:
+        return f"{chosen.name} is expected to be faster"
     return f"it could, but {chosen.name} stands before it in the table"

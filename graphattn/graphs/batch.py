@@ -83,10 +83,10 @@ def _(graph: Batch) -> Intervals | None:
 @as_spans.register
 def _(graph: Batch) -> Spans | None:
     found = [as_spans(part) for part in graph.graphs]
-    parts = (
-        _side_by_side(graph, [spans and spans[number] for spans in found]) for number in range(2)
+    first, second = (
+        _side_by_side(graph, [spans and spans[which] for spans in found]) for which in (0, 1)
     )
-    return None if None in found else Spans(*parts)
+    return None if first is None or second is None else Spans(first, second)
 
 
 def _side_by_side(graph: Batch, found: list[Intervals | None]) -> Intervals | None:

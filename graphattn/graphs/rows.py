@@ -109,12 +109,12 @@ def span_columns(graph: Graph) -> SpanRows | None:
 def _span_rows(spans: Spans | None) -> SpanRows | None:
     if spans is None:
         return None
-    degree = sum(part.stop - part.start for part in spans)
+    first, second = (part.stop - part.start for part in spans)
     ends = torch.stack([torch.stack(part) for part in spans.parts]).to(torch.int32)
     reach = [_reach(*part) for part in ends]
     some, each = (torch.stack(of_parts) for of_parts in zip(*reach))
     nothing = torch.empty(0, dtype=torch.int32, device=ends.device)
-    return SpanRows(F.pad(degree.cumsum(0), (1, 0)), ends, some, each, nothing)
+    return SpanRows(F.pad((first + second).cumsum(0), (1, 0)), ends, some, each, nothing)
 
 
 def _reach(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""Graphs whose destinations attend to one interval of sources or to two: a window and global tokens.
+"""Graphs whose destinations attend to one or two intervals of sources: a window and global tokens.
 
-Two intervals are closed under nothing, but much that people draw keeps to them; what is known follows
-from the parts: intervals of a row are put in order and joined where they meet, and if two are left, it
-is known.
+The algebra leads beyond two, but much that people draw keeps to them: the intervals that the
+parts of a graph bring to a row are put in order and joined where they meet, and if one or two are
+left in each, the graph is known.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _begins_like_spans(graph: Graph) -> bool:
 
 
 def _spans_of_runs(ptr: Tensor, index: Tensor, row: Tensor) -> Spans | None:
-    """The spans of the rows of a sorted CSR, if each has at most two runs of consecutive columns."""
+    """The spans of the rows of a sorted CSR, if each has one or two runs of consecutive columns."""
     new_row = row.diff(prepend=row.new_full((1,), -1)) != 0
     step = index.diff(prepend=index.new_zeros(1))
     begins = new_row | (step != 1)
@@ -171,8 +171,10 @@ def _joined(intervals: list[Intervals]) -> Spans | None:
         for i in range(turn % 2, len(ends) - 1, 2):
             ends[i], ends[i + 1] = _in_order(ends[i], ends[i + 1])
     start, stop = ends[0]
-    count, found = torch.zeros_like(start), [(torch.zeros_like(start),) * 2] * 2
-    for next_start, next_stop in [*ends[1:], (torch.full_like(start, none),) * 2]:
+    count = zero = torch.zeros_like(start)
+    found: list[Ends] = [(zero, zero), (zero, zero)]
+    behind_all = torch.full_like(start, none)
+    for next_start, next_stop in [*ends[1:], (behind_all, behind_all)]:
         apart = next_start > stop
         if bool((apart & (count == 2)).any()):
             return None

@@ -1,7 +1,7 @@
 """Rows in windows: the distinct nodes that the rows of a window hear, and which row hears which.
 
-Where rows share sources, a window lists them once. Bits say which of the pairs are edges: bit c of word w
-of a row in a tile is about column 32 w + c of that tile.
+Where rows share sources, a window lists them once. Bits say which of the pairs are edges: of a row
+in a tile of columns, bit c of word w is about column 32 w + c.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def _windows(
     if order is None:
         order, place = torch.arange(num_rows, device=device), row
     else:
-        place = torch.empty_like(order).scatter_(0, order, torch.arange(num_rows, device=device))[row]
+        place = torch.empty_like(order).scatter_(0, order, torch.arange(num_rows, device=device))[
+            row
+        ]
     # Distinct columns of each window, in order; `distinct` of every edge is its column's number.
     keys, by_key = (place // size * max(num_columns, 1) + index).sort()
     is_new = keys.diff(prepend=keys.new_full((1,), -1)) != 0
@@ -132,7 +134,7 @@ def _padded(columns: Tensor, tiles: Tensor, first: Tensor, count: Tensor) -> Ten
 
 
 def _items(tiles: Tensor, first_tile: Tensor) -> tuple[Tensor, Tensor]:
-    """`items` and `cut` of windows of so many tiles: long ones in parts of LONGEST, which come first."""
+    """`items` and `cut` of windows of so many tiles; the parts of long ones come first."""
     window = torch.arange(len(tiles), device=tiles.device)
     long = tiles > LONGEST
     parts = (tiles[long] + LONGEST - 1) // LONGEST
@@ -165,7 +167,7 @@ def _edges_before(items: Tensor, tile: Tensor, row: Tensor, size: int, num_tiles
 
 
 class Reuse(NamedTuple):
-    """How many columns and tiles the windows of a graph have, by the size of a window; estimated."""
+    """How many columns and tiles the windows of a graph have, by their size; an estimate."""
 
     columns: tuple[int, ...]
     tiles: tuple[int, ...]

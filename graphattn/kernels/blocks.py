@@ -12,8 +12,9 @@ from graphattn.biases import bias_of_grid
 from graphattn.graphs.facts import fact
 from graphattn.graphs.graph import Graph
 from graphattn.graphs.structure import Block, as_blocks, as_intervals, is_symmetric
-from graphattn.kernels.problem import Kernel, Problem
-from graphattn.kernels.sdpa import scaled_dot_product
+from graphattn.kernels.cost import milliseconds, numbers
+from graphattn.kernels.problem import Estimate, Kernel, Problem
+from graphattn.kernels.sdpa import flash_work, scaled_dot_product
 
 # On a CPU, blocks of many sizes take less time in the kernel "cpu" if a node hears so few on the
 # average: with 64 channels, forward and backward on one core, 256 blocks of 10 to 40 nodes took 0.7
@@ -129,6 +130,22 @@ def declines(problem: Problem) -> str | None:
     return "the blocks are small and of many sizes, and there would be a call for each size"
 
 
+def expected(problem: Problem) -> Estimate | None:
+    if (cut := layout(problem.graph)) is None:
+        return None
+    pairs = sum(
+        block.dst.numel() * block.src.shape[1] / (2 if block.causal else 1) for block in cut.blocks
+    )
+    heads, kv_heads, dims = numbers(problem)
+    nodes = cut.dst.start.numel() * heads + cut.src.start.numel() * kv_heads
+    moved = 0 if cut.dst.in_order and cut.src.in_order else 2 * nodes * dims
+    work = flash_work(problem, pairs)._replace(
+        streamed=moved * problem.query.element_size(),
+        host=(0.1 + 0.02 * len(cut.blocks), 0.1 + 0.04 * len(cut.blocks)),
+    )
+    return Estimate(milliseconds(problem, work))
+
+
 def run(problem: Problem) -> Tensor:
     cut = layout(problem.graph)
     assert cut is not None
@@ -188,4 +205,5 @@ KERNEL = Kernel(
     unsupported=unsupported,
     run=run,
     declines=declines,
+    expected=expected,
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from graphattn.graphs.structure import as_dense
-from graphattn.kernels.problem import Kernel, Problem
-from graphattn.kernels.sdpa import grid_bias, scaled_dot_product
+from graphattn.kernels.cost import milliseconds
+from graphattn.kernels.problem import Estimate, Kernel, Problem
+from graphattn.kernels.sdpa import flash_work, grid_bias, masked_estimate, scaled_dot_product
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -15,6 +16,15 @@ def unsupported(problem: Problem) -> str | None:
     if as_dense(problem.graph) is None:
         return "the graph is neither complete nor causal"
     return None
+
+
+def expected(problem: Problem) -> Estimate | None:
+    if (facts := as_dense(problem.graph)) is None:
+        return None
+    if problem.bias is not None:
+        return masked_estimate(problem)
+    pairs = problem.graph.num_dst * problem.graph.num_src / (2 if facts.causal else 1)
+    return Estimate(milliseconds(problem, flash_work(problem, pairs)))
 
 
 def run(problem: Problem) -> Tensor:
@@ -39,4 +49,5 @@ KERNEL = Kernel(
     why="the graph is complete or causal: one call of torch's scaled_dot_product_attention",
     unsupported=unsupported,
     run=run,
+    expected=expected,
 )

@@ -18,14 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from graphattn.graphs import Graph, rows
-from graphattn.graphs.facts import fact
+from graphattn.graphs import rows
 from graphattn.graphs.csr import row_order
 from graphattn.graphs.rows import SpanRows, pairs_in_reach, span_columns, span_rows
-from graphattn.graphs.structure import as_blocks
+from graphattn.kernels.cost import Work, milliseconds, numbers
 from graphattn.kernels.fused import BACKENDS, Backend, Call, Wanted, attend
-from graphattn.kernels.launch import MOST_PROGRAMS, launch, of_nodes, on_device_of
-from graphattn.kernels.problem import Kernel, Problem
+from graphattn.kernels.launch import MOST_PROGRAMS, generation, launch, of_nodes, on_device_of
+from graphattn.kernels.problem import Estimate, Kernel, Problem
 from graphattn.kernels.tiles import (
     all_gradients,
     beyond_tiles,
@@ -33,14 +32,7 @@ from graphattn.kernels.tiles import (
     common,
     empty_gradients,
     empty_outputs,
-    generation,
 )
-
-# What follows chooses among kernels, and was not measured yet.
-# Pairs of a tile that tensor cores score in the time in which an edge is gathered.
-PAIRS_PER_EDGE = 4
-# Sizes of dense blocks for which torch's attention is called one after the other.
-FEW_SIZES = 4
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -61,42 +53,27 @@ def unsupported(problem: Problem) -> str | None:
 
 
 def declines(problem: Problem) -> str | None:
-    if not problem.query.is_cuda:
-        return "it would be interpreted, which is there for tests"
-    return declines_graph(problem)
+    return None if problem.query.is_cuda else "it would be interpreted, which is there for tests"
 
 
-def declines_graph(problem: Problem) -> str | None:
-    """Why another kernel is thought to be faster over the graph, if so."""
-    if (reason := sparse_in_reach(problem.graph)) is not None:
-        return reason
-    if problem.beyond_sdpa is None and has_few_sizes(problem.graph):
-        return "the graph falls apart into dense graphs of few sizes, which are batched"
-    return None
-
-
-@fact
-def sparse_in_reach(graph: Graph) -> str | None:
-    """Why blocks of rows score too many pairs that are no edges, if so.
-
-    A sentence and no number, which compiled code would take for one that varies.
-    """
-    if span_rows(graph) is None:
-        return None  # it can't, anyway
-    pairs = pairs_in_reach(graph)
-    if graph.num_edges * PAIRS_PER_EDGE >= pairs:
+def expected(problem: Problem) -> Estimate | None:
+    if span_rows(problem.graph) is None:
         return None
-    return (
-        f"{100 * graph.num_edges / pairs:.3g}% of the pairs that it would score are edges; "
-        f"that pays from {100 / PAIRS_PER_EDGE:.3g}% on"
+    heads, _, dims = numbers(problem)
+    width = max(problem.query.shape[-1], problem.value.shape[-1])
+    tiles = tiles_of("forward", width, problem.query, biased=problem.bias is not None)
+    # A program takes several blocks, of which each reaches as much further as it is long.
+    further = (tiles.CHUNKS - 1) * rows.BLOCK * problem.graph.num_dst
+    scored = pairs_in_reach(problem.graph) + further
+    work = Work(
+        products=2 * scored * heads * dims,
+        share=0.45,
+        instructions=scored * heads * (10 if problem.bias is None else 20),
+        backward=(3.0, 4.5, 2.5),
+        host=(0.06, 0.12),
     )
-
-
-@fact
-def has_few_sizes(graph: Graph) -> bool:
-    """Whether the graph falls apart into dense graphs of few sizes."""
-    blocks = as_blocks(graph)
-    return blocks is not None and len(blocks.groups) <= FEW_SIZES
+    loaded = max(scored // (tiles.CHUNKS * rows.BLOCK), 1)
+    return Estimate(milliseconds(problem, work), problem.graph.num_edges / loaded)
 
 
 def lower(problem: Problem, wanted: Wanted) -> tuple[list[SpanRows], bool]:
@@ -150,14 +127,19 @@ SMALLER_TILES = {
         ("forward", 128, 2): Tiles(4, 32, 8, 3),
         ("by_destination", 128, 2): Tiles(2, 32, 8, 2),
     },
+    10: {("by_destination", 128, 2): Tiles(2, 32, 8, 2)},
 }
 
 
-def tiles_of(name: str, width: int, query: Tensor) -> Tiles:
+def tiles_of(name: str, width: int, query: Tensor, *, biased: bool) -> Tiles:
     """Tiles for a function and heads of so many numbers."""
     size = next(size for size in (64, 128, 256) if width <= size)
     key = (name, size, query.element_size())
-    return SMALLER_TILES.get(generation(query), {}).get(key) or TILES[key]
+    tiles = SMALLER_TILES.get(generation(query), {}).get(key) or TILES[key]
+    if not biased:
+        return tiles
+    # Telling edges apart takes registers.
+    return tiles._replace(CHUNKS=max(tiles.CHUNKS // 2, 1), STEP=min(tiles.STEP, 32))
 
 
 # --- the operations -------------------------------------------------------------------------------
@@ -210,7 +192,8 @@ def backward_of(
 
 def over(call: Call, edges: SpanRows, name: str, heads: int, **arguments: Any) -> None:
     """Run a function over all blocks of rows and so many heads."""
-    tiles = tiles_of(name, max(blocks_of_dims(call)), call.query)
+    width, biased = max(blocks_of_dims(call)), call.bias is not None
+    tiles = tiles_of(name, width, call.query, biased=biased)
     num_rows, block_rows = len(edges.ptr) - 1, tiles.CHUNKS * rows.BLOCK
     with on_device_of(call.query):
         launch(
@@ -241,4 +224,5 @@ KERNEL = Kernel(
     unsupported=unsupported,
     run=partial(attend, backend="intervals"),
     declines=declines,
+    expected=expected,
 )

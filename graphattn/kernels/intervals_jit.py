@@ -2,14 +2,16 @@
 
 A program computes ROWS rows of one head, and walks over the nodes at their other end, STEP at a
 time, over one interval of the rows after the other. First and last come steps in which some of the
-rows hear only some of the nodes; between them those in which all rows hear all nodes, without a mask.
+rows hear only some of the nodes; between them those in which all rows hear all nodes, without a
+mask. (Where there is a bias, which takes longer than a mask, all is one phase, and fewer registers
+do.)
 
 Common arguments: query, key, value with the strides of their batch and node; bias in edge order, or
 None, with the stride of its batch (0 if it shares it); seed, or None if no weight is dropped, else
-those are whose 32 random bits are below `drop`, and the others are multiplied by `keep`; ptr, bounds,
-some, each, edge as in `SpanRows`, edge or None, of whose blocks a program takes CHUNKS. Of logits see
-`tiles_jit.py`: stats (batch, num_dst, 2, heads) are their maximum in a row and 1 / the sum of the
-powers, 0 and 1 without softmax. Numbers are passed as float64.
+those are whose 32 random bits are below `drop`, and the others are multiplied by `keep`; ptr,
+bounds, some, each, edge as in `SpanRows`, edge or None, of whose blocks a program takes CHUNKS. Of
+logits see `tiles_jit.py`: stats (batch, num_dst, 2, heads) are their maximum in a row and 1 / the
+sum of the powers, 0 and 1 without softmax. Numbers are passed as float64.
 """
 
 import triton
@@ -66,9 +68,11 @@ def phases(some, each, part, block, num_blocks, CHUNKS: tl.constexpr, STEP: tl.c
 
 
 @triton.jit
-def phase_of(low, inner_low, inner_high, high, PHASE: tl.constexpr):
-    """Where the first, the second or the third phase of a walk begins and ends."""
-    if PHASE == 0:
+def phase_of(low, inner_low, inner_high, high, PHASE: tl.constexpr, PHASES: tl.constexpr):
+    """Where one of three phases of a walk begins and ends; or where all of it does."""
+    if PHASES == 1:
+        return low, high
+    elif PHASE == 0:
         return low, inner_low
     elif PHASE == 1:
         return inner_low, inner_high
@@ -136,7 +140,11 @@ def forward(
 ):  # fmt: skip
     """Output and statistics of the destinations of a block. sink (HEADS,) or None."""
     b, head, block = my_block(num_dst, HEADS, ROWS)
-    scale, softcap, keep = number(scale, tl.float32), number(softcap, tl.float32), number(keep, tl.float32)
+    scale, softcap, keep = (
+        number(scale, tl.float32),
+        number(softcap, tl.float32),
+        number(keep, tl.float32),
+    )
     row, first = block * ROWS + tl.arange(0, ROWS), block * ROWS
     there = row < num_dst
     query += b * query_batch + head * HEAD_DIM
@@ -152,16 +160,15 @@ def forward(
         top = tl.zeros((ROWS,), tl.float32) + tl.load(sink + head).to(tl.float32) * LOG2E
         total += 1.0
     acc = tl.zeros((ROWS, VALUE_BLOCK), tl.float32)
+    PHASES: tl.constexpr = 3 if bias is None else 1
     for part in range(PARTS):
         start, stop = bounds_of(bounds, part, row, num_dst, there)
         origin = row
         if bias is not None:
             origin = origin_of(ptr, bounds, part, row, num_dst, there)
-        low, inner_low, inner_high, high = phases(
-            some, each, part, block, num_blocks, CHUNKS, STEP
-        )
-        for phase in tl.static_range(3):
-            begin, end = phase_of(low, inner_low, inner_high, high, phase)
+        low, inner_low, inner_high, high = phases(some, each, part, block, num_blocks, CHUNKS, STEP)
+        for phase in tl.static_range(PHASES):
+            begin, end = phase_of(low, inner_low, inner_high, high, phase, PHASES)
             top, total, acc = attend_steps(
                 q, row, start, stop, origin, top, total, acc, key, value, begin, end,
                 key_node, value_node, bias, edge, seed, head, b * HEADS + head,
@@ -235,7 +242,11 @@ def by_destination(
     grad_bias: (batch, E, heads), or None.
     """
     b, head, block = my_block(num_dst, HEADS, ROWS)
-    scale, softcap, keep = number(scale, tl.float32), number(softcap, tl.float32), number(keep, tl.float32)
+    scale, softcap, keep = (
+        number(scale, tl.float32),
+        number(softcap, tl.float32),
+        number(keep, tl.float32),
+    )
     row, first = block * ROWS + tl.arange(0, ROWS), block * ROWS
     there = row < num_dst
     query += b * query_batch + head * HEAD_DIM
@@ -259,16 +270,15 @@ def by_destination(
     top = tl.load(at, mask=there, other=0.0)
     inverse = tl.load(at + HEADS, mask=there, other=0.0)
     dq = tl.zeros((ROWS, HEAD_BLOCK), tl.float32)
+    PHASES: tl.constexpr = 3 if bias is None else 1
     for part in range(PARTS):
         start, stop = bounds_of(bounds, part, row, num_dst, there)
         origin = row
         if bias is not None:
             origin = origin_of(ptr, bounds, part, row, num_dst, there)
-        low, inner_low, inner_high, high = phases(
-            some, each, part, block, num_blocks, CHUNKS, STEP
-        )
-        for phase in tl.static_range(3):
-            begin, end = phase_of(low, inner_low, inner_high, high, phase)
+        low, inner_low, inner_high, high = phases(some, each, part, block, num_blocks, CHUNKS, STEP)
+        for phase in tl.static_range(PHASES):
+            begin, end = phase_of(low, inner_low, inner_high, high, phase, PHASES)
             dq = query_steps(
                 q, do, row, start, stop, origin, top, inverse, mean, dq, key, value, begin, end,
                 key_node, value_node, bias, grad_bias, edge, seed, head, b * HEADS + head,
@@ -348,7 +358,11 @@ def by_source(
     destinations, from which the places of edges are told.
     """
     b, kv, block = my_block(num_src, KV_HEADS, ROWS)
-    scale, softcap, keep = number(scale, tl.float32), number(softcap, tl.float32), number(keep, tl.float32)
+    scale, softcap, keep = (
+        number(scale, tl.float32),
+        number(softcap, tl.float32),
+        number(keep, tl.float32),
+    )
     row, first = block * ROWS + tl.arange(0, ROWS), block * ROWS
     there = row < num_src
     key += b * key_batch + kv * HEAD_DIM
@@ -361,18 +375,17 @@ def by_source(
     dk = tl.zeros((ROWS, HEAD_BLOCK), tl.float32)
     dv = tl.zeros((ROWS, VALUE_BLOCK), tl.float32)
     GROUP: tl.constexpr = HEADS // KV_HEADS
+    PHASES: tl.constexpr = 3 if bias is None else 1
     for walk in range(GROUP * PARTS):
         head, part = kv * GROUP + walk % GROUP, walk // GROUP
         start, stop = bounds_of(bounds, part, row, num_src, there)
-        low, inner_low, inner_high, high = phases(
-            some, each, part, block, num_blocks, CHUNKS, STEP
-        )
+        low, inner_low, inner_high, high = phases(some, each, part, block, num_blocks, CHUNKS, STEP)
         q = query + b * query_batch + head * HEAD_DIM
         do = grad_out + b * grad_out_batch + head * VALUE_DIM
         stat = stats + 2 * b * num_dst * HEADS + head
         mean = delta + b * num_dst * HEADS + head
-        for phase in tl.static_range(3):
-            begin, end = phase_of(low, inner_low, inner_high, high, phase)
+        for phase in tl.static_range(PHASES):
+            begin, end = phase_of(low, inner_low, inner_high, high, phase, PHASES)
             dk, dv = key_steps(
                 k, v, row, start, stop, dk, dv, q, do, stat, mean, begin, end,
                 query_node, grad_out_node, bias, dst_ptr, dst_bounds, edge, seed, head,

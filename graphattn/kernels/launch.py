@@ -71,3 +71,8 @@ def of_edges(name: str, x: Tensor | None, dims: int, batch: torch.Size) -> dict[
     if x.shape[:-dims].numel() == 1:
         return {name: x.contiguous(), f"{name}_batch": 0}
     return {name: x.expand(*batch, *size).contiguous(), f"{name}_batch": size.numel()}
+
+
+def generation(x: Tensor) -> int:
+    """Of the GPU that a tensor is on, the first number of its compute capability; 0 if on none."""
+    return torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 0

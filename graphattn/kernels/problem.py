@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,6 +65,21 @@ class Problem:
         return None
 
 
+class Estimate(NamedTuple):
+    """What is expected of a kernel on a GPU.
+
+    ms: Milliseconds; forward, and backward where a gradient may be asked for.
+    reuse: Edges for each source that it loads, if it loads them for several destinations.
+    """
+
+    ms: float
+    reuse: float | None = None
+
+    def __str__(self) -> str:
+        words = f"expected {self.ms:.2g} ms"
+        return words if self.reuse is None else f"{words}, {self.reuse:.3g} edges per loaded source"
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way to compute attention.
@@ -76,6 +91,8 @@ class Kernel:
     weights: Weights of all edges in edge order, (*batch, E, heads); None if it can't tell them.
     declines: The reason why another kernel would be faster, or None; asked unless the user
         names the kernel.
+    expected: How long it will take on a GPU, of a problem that it may turn out not to support; None
+        if it can't tell.
     """
 
     name: str
@@ -84,6 +101,7 @@ class Kernel:
     run: Callable[[Problem], Tensor]
     weights: Callable[[Problem], Tensor] | None = None
     declines: Callable[[Problem], str | None] = lambda problem: None
+    expected: Callable[[Problem], Estimate | None] = lambda problem: None
 
 
 def autocast(query: Tensor, *others: Features | None) -> tuple[Any, ...]:

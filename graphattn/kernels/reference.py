@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphattn.graphs.structure import density_in_words
+from graphattn.kernels.cost import Work, milliseconds, numbers
 from graphattn.kernels.pairs import edge_logits, gather, normalized, too_many
-from graphattn.kernels.problem import Kernel, Problem
+from graphattn.kernels.problem import Estimate, Kernel, Problem
 from graphattn.segments import segment_softmax, segment_sum
 
 # Time of one edge here over that of one pair in the kernel "masked", forward and backward: measured
@@ -27,12 +28,20 @@ def unsupported(problem: Problem) -> str | None:
 
 
 def declines(problem: Problem) -> str | None:
-    if problem.beyond_sdpa is not None or problem.graph.density * EDGE_OVER_PAIR < 1:
+    on_gpu = problem.query.is_cuda
+    if on_gpu or problem.beyond_sdpa is not None or problem.graph.density * EDGE_OVER_PAIR < 1:
         return None
     return (
         f"{density_in_words(problem.graph)} of all pairs are edges; from "
         f"{100 / EDGE_OVER_PAIR:.3g}% on it is faster to score all pairs"
     )
+
+
+def expected(problem: Problem) -> Estimate:
+    heads, _, dims = numbers(problem)
+    numbers_moved = 5 * problem.graph.num_edges * heads * dims  # gathered, multiplied, scattered
+    work = Work(streamed=4 * numbers_moved, host=(0.3, 0.6))
+    return Estimate(milliseconds(problem, work))
 
 
 def run(problem: Problem) -> Tensor:
@@ -60,4 +69,5 @@ KERNEL = Kernel(
     run=run,
     weights=weights,
     declines=declines,
+    expected=expected,
 )

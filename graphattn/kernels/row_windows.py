@@ -1,12 +1,13 @@
 """Attention over row windows on the tensor cores of a GPU: graphs in which neighbors share sources.
 
 Rows are grouped in windows of 16 to 64; the distinct sources of a window are listed once, gathered
-once a tile, and scored for all of its rows by products on tensor cores; bits say which of the pairs are
-edges, and the bias of an edge is found by counting them (row windows and bitmaps: Fused3S, Li and
-Chandramowlishwaran 2025, section 3). Backward goes once over the windows of destinations (queries,
-bias) and once over those of sources, a layout of its own (keys and values), and computes the weights
-again. Long windows are cut, and their parts merged in order. Nothing is added up atomically, and
-nothing waits for the GPU: the windows are facts of a graph. The functions are in `row_windows_jit.py`.
+once, and scored for all of its rows by products on tensor cores; bits say which of the pairs are
+edges, and the bias of an edge is found by counting them. (Row windows with compacted columns and
+bitmaps: Fused3S, Li and Chandramowlishwaran 2025.) Backward goes once over the windows of
+destinations (queries, bias) and once over those of sources, a layout of its own (keys and values),
+and computes the weights again. Long windows are cut, and their parts merged in order. Nothing is
+added up atomically, and nothing waits for the GPU: the windows are facts of a graph. The functions
+are in `row_windows_jit.py`.
 """
 
 from __future__ import annotations
@@ -20,17 +21,28 @@ from torch import Tensor
 
 from graphattn.graphs.csr import row_order
 from graphattn.graphs.memory import shortage
+from graphattn.graphs.rows import span_rows
 from graphattn.graphs.structure import is_simple, is_symmetric
 from graphattn.graphs.windows import (
     BUILDING_BYTES,
     SIZES,
+    TILE,
     WINDOWS_OF_COLUMNS,
     WINDOWS_OF_ROWS,
     RowWindows,
+    reuse,
 )
+from graphattn.kernels.cost import Work, milliseconds, numbers
 from graphattn.kernels.fused import BACKENDS, Backend, Call, Wanted, attend
-from graphattn.kernels.launch import MOST_PROGRAMS, launch, of_nodes, on_device_of, power_of_2
-from graphattn.kernels.problem import Kernel, Problem
+from graphattn.kernels.launch import (
+    MOST_PROGRAMS,
+    generation,
+    launch,
+    of_nodes,
+    on_device_of,
+    power_of_2,
+)
+from graphattn.kernels.problem import Estimate, Kernel, Problem
 from graphattn.kernels.tiles import (
     all_gradients,
     beyond_tiles,
@@ -41,13 +53,21 @@ from graphattn.kernels.tiles import (
 )
 
 
+# Of both layouts of a graph, and the calls that share it. Guesses, as all in `cost.py`.
+MAKING_MS, MAKING_MS_PER_EDGE, CALLS = 3.0, 3e-6, 100
+
+
 def unsupported(problem: Problem) -> str | None:
     if (reason := beyond_tiles(problem)) is not None:
         return reason
     graph, query = problem.graph, problem.query
     nodes, size = max(query.shape[-3], problem.key.shape[-3]), query.shape[:-3].numel()
-    if nodes // SIZES[0] * size * problem.heads > MOST_PROGRAMS // 2:  # the other half is for parts
-        return f"{nodes} nodes of {size} x {problem.heads} heads are more than one launch has programs for"
+    programs = nodes // SIZES[0] * size * problem.heads
+    if programs > MOST_PROGRAMS // 2:  # the other half is for parts
+        return (
+            f"{nodes} nodes of {size} x {problem.heads} heads are more than one launch has "
+            "programs for"
+        )
     if (short := shortage(BUILDING_BYTES * graph.num_edges, graph.device)) is not None:
         return f"making the windows takes {short}"
     if not is_simple(graph):
@@ -56,11 +76,46 @@ def unsupported(problem: Problem) -> str | None:
 
 
 def declines(problem: Problem) -> str | None:
-    return None if problem.query.is_cuda else "it would be interpreted, which is there for tests"
+    if not problem.query.is_cuda:
+        return "it would be interpreted, which is there for tests"
+    return declines_graph(problem)
+
+
+def declines_graph(problem: Problem) -> str | None:
+    """Why another kernel is thought to be faster over the graph, if so."""
+    if span_rows(problem.graph) is None:
+        return None
+    return "destinations attend to intervals, of which nothing need be listed"
+
+
+def expected(problem: Problem) -> Estimate:
+    return min(_of_size(problem, size) for size in sizes(problem))
+
+
+def _of_size(problem: Problem, size: int) -> Estimate:
+    """What is expected of windows of so many rows."""
+    heads, kv_heads, dims = numbers(problem)
+    item, which = problem.query.element_size(), SIZES.index(size)
+    columns, tiles = (of_sizes[which] for of_sizes in reuse(problem.graph))
+    pairs = tiles * TILE * size * heads
+    _, groups = group_tiles(problem.group_size, size, class_of(problem))
+    # The windows are made once, in some passes over the edges; that counts for so many calls.
+    making = (MAKING_MS + problem.graph.num_edges * MAKING_MS_PER_EDGE) / CALLS
+    work = Work(
+        gathered=columns * (kv_heads * groups * dims * item + 4),
+        products=2 * pairs * dims,
+        share=0.4,
+        instructions=pairs * (16 if problem.bias is None else 26),
+        backward=(3.0, 4.5, 2.5),
+        host=(0.06, 0.12),
+    )
+    ms = milliseconds(problem, work) + making
+    return Estimate(ms, problem.graph.num_edges / max(columns, 1))
 
 
 def lower(problem: Problem, wanted: Wanted) -> tuple[list[RowWindows], bool]:
-    graph, size = problem.graph, 16
+    graph = problem.graph
+    size = min(sizes(problem), key=lambda size: _of_size(problem, size).ms)
     sides = [WINDOWS_OF_ROWS[size](graph)]
     orders = [row_order(graph) if wanted.per_edge else None]
     if wanted.transpose and is_symmetric(graph) and not wanted.per_edge:
@@ -90,23 +145,61 @@ class Tiles(NamedTuple):
 
     GROUP_TILE: int
     GROUPS: int
+    STEP: int
     num_warps: int
     num_stages: int
 
 
-MOST_ROWS = 64  # of a tile
+# By the bytes of a number and the largest head dimension: the most rows of a tile; and STEP,
+# num_warps, num_stages. What fits into the registers of a thread; not measured yet.
+MOST_ROWS = {(2, 64): 64, (2, 128): 64, (2, 256): 32, (4, 64): 16, (4, 128): 16}
+TILES = {
+    (2, 64): (64, 4, 3),
+    (2, 128): (64, 4, 3),
+    (2, 256): (32, 8, 2),
+    (4, 64): (32, 4, 2),
+    (4, 128): (32, 4, 2),
+}
+# The same of a function, for tiles of so many rows.
+OTHER_TILES = {
+    ("by_source", 64, 2, 64): (32, 4, 3),
+    ("by_destination", 64, 2, 128): (32, 4, 3),
+    ("by_source", 64, 2, 128): (32, 8, 3),
+    ("by_source", 16, 4, 128): (32, 8, 2),
+}
+# By the generation of the GPU, the first number of its compute capability.
+SMALLER_TILES = {8: {("forward", 64, 2, 128): (32, 4, 3)}}
+
+
+def size_class(width: int, query: Tensor) -> tuple[int, int]:
+    """The bytes of a number, and the head dimension that tiles for so many numbers are made for."""
+    return query.element_size(), next(size for size in (64, 128, 256) if width <= size)
+
+
+def sizes(problem: Problem) -> list[int]:
+    """How many rows the windows for a problem may have."""
+    return [size for size in SIZES if size <= MOST_ROWS[class_of(problem)]]
+
+
+def class_of(problem: Problem) -> tuple[int, int]:
+    return size_class(max(problem.query.shape[-1], problem.value.shape[-1]), problem.query)
 
 
 def tiles_of(name: str, size: int, call: Call) -> Tiles:
-    """Tiles for a function over windows of so many rows. Not measured yet."""
-    width, bytes_ = max(blocks_of_dims(call)), call.query.element_size()
+    """Tiles for a function over windows of so many rows."""
+    key = size_class(max(blocks_of_dims(call)), call.query)
     group = call.query.shape[-2] // call.key.shape[-2] if name != "by_source" else 1
-    group_tile = min(power_of_2(group), max(MOST_ROWS // size, 1))
-    rows = size * group_tile
-    numbers = rows * width * bytes_
-    warps = min(max(rows // 16, numbers // 4096, 1), 8)
-    stages = 3 if 64 * width * bytes_ <= 2**14 else 2
-    return Tiles(group_tile, -(-group // group_tile), power_of_2(warps), stages)
+    tile, groups = group_tiles(group, size, key)
+    other = OTHER_TILES | SMALLER_TILES.get(generation(call.query), {})
+    step, warps, stages = other.get((name, size * tile, *key), TILES[key])
+    step = 32 if call.bias is not None else step  # counting edges takes registers
+    return Tiles(tile, groups, step, warps, stages)
+
+
+def group_tiles(group: int, size: int, key: tuple[int, int]) -> tuple[int, int]:
+    """Of heads that share a key head, how many a tile of `size` rows has, and how many tiles."""
+    tile = min(power_of_2(group), MOST_ROWS[key] // size)
+    return tile, -(-group // tile)
 
 
 # --- the operations -------------------------------------------------------------------------------
@@ -186,9 +279,7 @@ def forward_of(call: Call) -> tuple[Tensor, Tensor]:
     out_parts, stats_parts = side.parts(call.rows, heads, dim), side.parts(call.rows, 2, heads)
     given = {"sink": call.sink, "stats": stats, "stats_parts": stats_parts}
     side.over(call.rows, "forward", out=out, out_parts=out_parts, **given)
-    side.merge(
-        call.rows, "merge_forward", out, out_parts, NORMALIZER=call.normalizer, **given
-    )
+    side.merge(call.rows, "merge_forward", out, out_parts, NORMALIZER=call.normalizer, **given)
     return out, stats
 
 
@@ -246,4 +337,5 @@ KERNEL = Kernel(
     unsupported=unsupported,
     run=partial(attend, backend="row_windows"),
     declines=declines,
+    expected=expected,
 )

@@ -1,16 +1,16 @@
 """The functions of the kernel for row windows, compiled by Triton; `row_windows.py` launches them.
 
-A program computes a window of ROWS rows, or a part of a long one, for GROUP_TILE query heads that share a
-key head: ROWS x GROUP_TILE rows of its tiles. It gathers the columns of the window tile by tile, TILE
-at a time; bits say which row hears which column. Parts of long windows write their sums to `*_parts`
+A program computes a window of ROWS rows, or a part of a long one, for GROUP_TILE query heads that
+share a key head: ROWS x GROUP_TILE rows of its tiles. It gathers the columns of the window, STEP at
+a time; bits say which row hears which column. Parts of long windows write their sums to `*_parts`
 (batch, parts, ROWS, heads, …), which are merged in order.
 
 Common arguments: query, key, value with the strides of their batch and node; bias in edge order, or
 None, with the stride of its batch (0 if it shares it); seed, or None if no weight is dropped, else
-those are whose 32 random bits are below `drop`, and the others are multiplied by `keep`; rows, items,
-begin, columns, words, edge as in `RowWindows`, edge or None. GROUPS tiles have the heads of a key head.
-Of logits see `tiles_jit.py`: stats (batch, num_dst, 2, heads) are their maximum in a row and 1 / the
-sum of the powers, 0 and 1 without softmax. Numbers are passed as float64.
+those are whose 32 random bits are below `drop`, and the others are multiplied by `keep`; rows,
+items, begin, columns, words, edge as in `RowWindows`, edge or None. GROUPS tiles have the heads of
+a key head. Of logits see `tiles_jit.py`: stats (batch, num_dst, 2, heads) are their maximum in a
+row and 1 / the sum of the powers, 0 and 1 without softmax. Numbers are passed as float64.
 """
 
 import triton
@@ -28,7 +28,9 @@ from graphattn.kernels.tiles_jit import (
 )
 from graphattn.kernels.triton_math import LOG2E, number
 
-TILE = tl.constexpr(64)  # of `graphs/windows.py`: two words of 32 columns
+TILE = tl.constexpr(
+    64
+)  # columns of a tile, of `graphs/windows.py`; a word is of 32, a step of one or two
 # Sizes of the graph: they change from call to call, and nothing is gained by compiling for them.
 SIZES = ["num_dst", "num_src", "num_items", "num_parts"]
 
@@ -94,28 +96,43 @@ def popcount(x):
 
 
 @triton.jit
-def words_of(words, tile, within, ROWS: tl.constexpr):
-    """The two words of rows about the columns of a tile."""
-    at = words + tl.cast(tile, tl.int64) * 2 * ROWS + within
-    return tl.load(at), tl.load(at + ROWS)
+def words_of(words, at, within, ROWS: tl.constexpr, STEP: tl.constexpr):
+    """The one or two words of rows about the columns of a step."""
+    low = words + tl.cast(at, tl.int64) * (STEP // 32) * ROWS + within
+    if STEP == 32:
+        return tl.load(low), within
+    else:
+        return tl.load(low), tl.load(low + ROWS)
 
 
 @triton.jit
-def bits_of(low, high):
-    """Which pairs of rows and columns are edges, (rows, TILE)."""
-    c = tl.arange(0, TILE)
-    word = tl.where((c < 32)[None, :], low[:, None], high[:, None])
-    return ((word >> (c % 32)[None, :]) & 1) != 0
+def word_of(low, high, STEP: tl.constexpr):
+    """The word about each column, (rows, STEP), and which of its bits is, (1, STEP)."""
+    c = tl.arange(0, STEP)[None, :]
+    if STEP == 32:
+        return low[:, None], c
+    else:
+        return tl.where(c < 32, low[:, None], high[:, None]), c % 32
 
 
 @triton.jit
-def edges_of(before, low, high):
-    """The numbers of the edges of a tile, by row, of whose rows there are `before` so many."""
-    c = tl.arange(0, TILE)
-    word = tl.where((c < 32)[None, :], low[:, None], high[:, None])
-    below = popcount(word & ((1 << (c % 32)) - 1)[None, :])
-    below += tl.where((c < 32)[None, :], 0, popcount(low)[:, None])
-    return before[:, None] + below
+def bits_of(low, high, STEP: tl.constexpr):
+    """Which pairs of rows and columns are edges, (rows, STEP)."""
+    word, bit = word_of(low, high, STEP)
+    return ((word >> bit) & 1) != 0
+
+
+@triton.jit
+def edges_of(before, low, high, STEP: tl.constexpr):
+    """The numbers of the edges of a step, by row, from those of its first; and of the next step's."""
+    word, bit = word_of(low, high, STEP)
+    below = popcount(word & ((1 << bit) - 1))
+    if STEP == 32:
+        return before[:, None] + below, before + popcount(low)
+    else:
+        of_low = popcount(low)
+        below += tl.where(tl.arange(0, STEP)[None, :] < 32, 0, of_low[:, None])
+        return before[:, None] + below, before + (of_low + popcount(high))
 
 
 # --- forward --------------------------------------------------------------------------------------
@@ -130,7 +147,7 @@ def forward(
     CAPPED: tl.constexpr, NORMALIZER: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, GROUP_TILE: tl.constexpr, GROUPS: tl.constexpr,
+    ROWS: tl.constexpr, GROUP_TILE: tl.constexpr, GROUPS: tl.constexpr, STEP: tl.constexpr,
     sink, out, stats, out_parts, stats_parts,
 ):  # fmt: skip
     """Output and statistics of the destinations of a window; of parts, the undivided sums.
@@ -154,21 +171,23 @@ def forward(
     top = tl.full((ROWS * GROUP_TILE,), -float("inf"), tl.float32)
     total = tl.zeros((ROWS * GROUP_TILE,), tl.float32)
     if sink is not None:  # of parts, when they are merged
-        top = tl.where(part < 0, tl.load(sink + head, mask=there, other=0.0).to(tl.float32) * LOG2E, top)
+        top = tl.where(
+            part < 0, tl.load(sink + head, mask=there, other=0.0).to(tl.float32) * LOG2E, top
+        )
         total = tl.where(part < 0, 1.0, total)
     acc = tl.zeros((ROWS * GROUP_TILE, VALUE_BLOCK), tl.float32)
-    for at in range(first, last):
-        j = tl.load(columns + tl.cast(at, tl.int64) * TILE + tl.arange(0, TILE))
+    for at in range(first * (TILE // STEP), last * (TILE // STEP)):
+        j = tl.load(columns + tl.cast(at, tl.int64) * STEP + tl.arange(0, STEP))
         k = gather(key, j, key_node, kv, None, HEAD_DIM, HEAD_BLOCK)
         v = gather(value, j, value_node, kv, None, VALUE_DIM, VALUE_BLOCK)
-        low, high = words_of(words, at, within, ROWS)
-        valid = bits_of(low, high)
+        low, high = words_of(words, at, within, ROWS, STEP)
+        valid = bits_of(low, high, STEP)
         if GROUP % GROUP_TILE:
             valid &= there[:, None]
         pair = valid
         if bias is not None:
-            pair = numbers_of(edge, edges_of(before, low, high), valid, head[:, None], HEADS)
-            before += popcount(low) + popcount(high)
+            pair, before = edges_of(before, low, high, STEP)
+            pair = numbers_of(edge, pair, valid, head[:, None], HEADS)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         s, _ = logits_of(s, scale, softcap, bias, pair, valid, CAPPED, NORMALIZER, True)
         p, top, total, acc = weigh(s, top, total, acc, NORMALIZER)
@@ -258,7 +277,9 @@ def put_sums(
 ):  # fmt: skip
     """Write the sums of a window, or those of a part of one."""
     if part < 0:
-        put_rows(sums + b * num_rows * HEADS * DIM, row, HEADS * DIM, head, there, numbers, DIM, BLOCK)
+        put_rows(
+            sums + b * num_rows * HEADS * DIM, row, HEADS * DIM, head, there, numbers, DIM, BLOCK
+        )
     else:
         place = (b * num_parts + part) * ROWS + within
         put_rows(parts, place, HEADS * DIM, head, there, numbers, DIM, BLOCK)
@@ -273,7 +294,7 @@ def by_destination(
     CAPPED: tl.constexpr, NORMALIZER: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, GROUP_TILE: tl.constexpr, GROUPS: tl.constexpr,
+    ROWS: tl.constexpr, GROUP_TILE: tl.constexpr, GROUPS: tl.constexpr, STEP: tl.constexpr,
     grad_out, grad_out_batch, grad_out_node, out, stats, delta, grad_query, query_parts,
     grad_bias, grad_bias_batch,
 ):  # fmt: skip
@@ -309,18 +330,18 @@ def by_destination(
     top = tl.load(at_stats, mask=there, other=0.0)
     inverse = tl.load(at_stats + HEADS, mask=there, other=0.0)
     dq = tl.zeros((ROWS * GROUP_TILE, HEAD_BLOCK), tl.float32)
-    for at in range(first, last):
-        j = tl.load(columns + tl.cast(at, tl.int64) * TILE + tl.arange(0, TILE))
+    for at in range(first * (TILE // STEP), last * (TILE // STEP)):
+        j = tl.load(columns + tl.cast(at, tl.int64) * STEP + tl.arange(0, STEP))
         k = gather(key, j, key_node, kv, None, HEAD_DIM, HEAD_BLOCK)
         v = gather(value, j, value_node, kv, None, VALUE_DIM, VALUE_BLOCK)
-        low, high = words_of(words, at, within, ROWS)
-        valid = bits_of(low, high)
+        low, high = words_of(words, at, within, ROWS, STEP)
+        valid = bits_of(low, high, STEP)
         if GROUP % GROUP_TILE:
             valid &= there[:, None]
         pair = valid
         if bias is not None:
-            pair = numbers_of(edge, edges_of(before, low, high), valid, head[:, None], HEADS)
-            before += popcount(low) + popcount(high)
+            pair, before = edges_of(before, low, high, STEP)
+            pair = numbers_of(edge, pair, valid, head[:, None], HEADS)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         s, bent = logits_of(s, scale, softcap, bias, pair, valid, CAPPED, NORMALIZER, True)
         p = weights_of(s, top[:, None], inverse[:, None], NORMALIZER)
@@ -349,7 +370,7 @@ def by_source(
     CAPPED: tl.constexpr, NORMALIZER: tl.constexpr,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, GROUP_TILE: tl.constexpr, GROUPS: tl.constexpr,
+    ROWS: tl.constexpr, GROUP_TILE: tl.constexpr, GROUPS: tl.constexpr, STEP: tl.constexpr,
     grad_out, grad_out_batch, grad_out_node, stats, delta,
     grad_key, key_parts, grad_value, value_parts,
 ):  # fmt: skip
@@ -377,20 +398,20 @@ def by_source(
         before = within.to(tl.int64)
         if bias is not None:
             before = tl.load(begin + item * ROWS + within)
-        for at in range(first, last):
-            i = tl.load(columns + tl.cast(at, tl.int64) * TILE + tl.arange(0, TILE))
+        for at in range(first * (TILE // STEP), last * (TILE // STEP)):
+            i = tl.load(columns + tl.cast(at, tl.int64) * STEP + tl.arange(0, STEP))
             q = gather(query, i, query_node, head, None, HEAD_DIM, HEAD_BLOCK)
             do = gather(grad_out, i, grad_out_node, head, None, VALUE_DIM, VALUE_BLOCK)
             of_node = i.to(tl.int64) * HEADS
             top = tl.load(stats + 2 * of_node + head)
             inverse = tl.load(stats + 2 * of_node + HEADS + head)
             mean = tl.load(delta + of_node + head)
-            low, high = words_of(words, at, within, ROWS)
-            valid = bits_of(low, high)
+            low, high = words_of(words, at, within, ROWS, STEP)
+            valid = bits_of(low, high, STEP)
             pair = valid
             if bias is not None:
-                pair = numbers_of(edge, edges_of(before, low, high), valid, head, HEADS)
-                before += popcount(low) + popcount(high)
+                pair, before = edges_of(before, low, high, STEP)
+                pair = numbers_of(edge, pair, valid, head, HEADS)
             s = tl.dot(k, tl.trans(q), input_precision=PRECISION)
             s, bent = logits_of(s, scale, softcap, bias, pair, valid, CAPPED, NORMALIZER, True)
             p = weights_of(s, top[None, :], inverse[None, :], NORMALIZER)

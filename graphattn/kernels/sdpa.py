@@ -1,4 +1,4 @@
-"""torch's fused attention, called in graphattn's layout."""
+"""torch's fused attention, called in graphattn's layout, and how long it is expected to take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphattn.biases import bias_of_grid
-from graphattn.kernels.problem import Problem
+from graphattn.kernels.cost import Work, milliseconds, numbers
+from graphattn.kernels.problem import Estimate, Problem
 
 
 def scaled_dot_product(
@@ -51,6 +52,32 @@ def scaled_dot_product(
         query, key, value, mask, dropout, causal, scale=scale, **grouped
     ).transpose(1, 2)
     return out.reshape(*batch, *out.shape[1:])
+
+
+def flash_work(problem: Problem, pairs: float) -> Work:
+    """Of torch's fused attention without a mask, over so many pairs."""
+    heads, _, dims = numbers(problem)
+    return Work(
+        products=2 * pairs * heads * dims,
+        share=0.6,
+        instructions=8 * pairs * heads,
+        backward=(3.0, 3.5, 2.5),
+    )
+
+
+def masked_estimate(problem: Problem) -> Estimate:
+    """Of torch's fused attention over all pairs with a mask, made of bits or of the bias."""
+    heads, _, dims = numbers(problem)
+    pairs, item = problem.graph.num_dst * problem.graph.num_src, problem.query.element_size()
+    mask = 1 + 2 * item if problem.bias is None else problem.heads * (4 + 2 * item)
+    work = Work(
+        streamed=pairs * mask,
+        products=2 * pairs * heads * dims,
+        share=0.2,
+        instructions=20 * pairs * heads,
+        host=(0.03, 0.04),
+    )
+    return Estimate(milliseconds(problem, work))
 
 
 def grid_bias(problem: Problem) -> Tensor:

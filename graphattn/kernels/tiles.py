@@ -1,6 +1,6 @@
 """What the kernels on tensor cores share where they are launched; see `tiles_jit.py`.
 
-They compute scaled dot products under the normalizers of the fused operator, with a bias of the edges.
+They compute scaled dot products under the normalizers of the fused operator, with biases of edges.
 A NaN or an infinity in a value reaches all rows of a tile, as in all attention by blocks.
 """
 
@@ -83,7 +83,7 @@ def empty_outputs(call: Call) -> tuple[Tensor, Tensor]:
 
 
 def empty_gradients(call: Call, needed: Sequence[bool]) -> list[Tensor | None]:
-    """Room for the gradients of query, key, value and, if needed, of the bias for all of a batch."""
+    """Room for the gradients of query, key, value and, if needed, of the bias, all of a batch."""
     grads: list[Tensor | None] = [
         torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for x in (call.query, call.key, call.value)
@@ -109,8 +109,3 @@ def all_gradients(
         stats[..., 0, :] *= LN2
         of_sink = sink_gradient(call, stats, delta)
     return [*of_nodes, of_bias, *[None] * 4, of_sink]
-
-
-def generation(x: Tensor) -> int:
-    """Of the GPU that a tensor is on, the first number of its compute capability; 0 if on none."""
-    return torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 0

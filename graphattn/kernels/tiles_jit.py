@@ -100,7 +100,7 @@ def weights_of(s, top, inverse, NORMALIZER: tl.constexpr):
 
 @triton.jit
 def weigh(s, top, total, acc, NORMALIZER: tl.constexpr):
-    """Weights of logits before the division by their sum; maxima, sums and values brought to them."""
+    """Weights of logits, not yet divided by their sum; maxima, sums and values in step with them."""
     if NORMALIZER == "softmax":
         higher = tl.maximum(top, tl.max(s, 1))
         shift = tl.where(higher == -float("inf"), 0.0, higher)
@@ -132,7 +132,15 @@ def kept(seed, i, j, head, drop, keep):
 
 @triton.jit
 def gradients_of(
-    s, bent, p, dp, mean, factor, CAPPED: tl.constexpr, NORMALIZER: tl.constexpr, DROPS: tl.constexpr
+    s,
+    bent,
+    p,
+    dp,
+    mean,
+    factor,
+    CAPPED: tl.constexpr,
+    NORMALIZER: tl.constexpr,
+    DROPS: tl.constexpr,
 ):
     """Of weights and their gradients: the weights that count, and gradients of logits and products.
 

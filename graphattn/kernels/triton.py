@@ -19,6 +19,7 @@ from torch import Tensor
 
 from graphattn.graphs import rows
 from graphattn.graphs.rows import cut_columns, cut_rows
+from graphattn.kernels.cost import Work, milliseconds, numbers
 from graphattn.kernels.fused import (
     BACKENDS,
     Backend,
@@ -39,7 +40,7 @@ from graphattn.kernels.launch import (
     power_of_2,
     triton_is_missing,
 )
-from graphattn.kernels.problem import Kernel, Problem
+from graphattn.kernels.problem import Estimate, Kernel, Problem
 
 LARGEST_DIM = 256
 
@@ -58,6 +59,19 @@ def unsupported(problem: Problem) -> str | None:
 
 def declines(problem: Problem) -> str | None:
     return None if problem.query.is_cuda else "it would be interpreted, which is there for tests"
+
+
+def expected(problem: Problem) -> Estimate:
+    heads, kv_heads, dims = numbers(problem)
+    edges, item = problem.graph.num_edges, problem.query.element_size()
+    features = sum(x is not None for x in (problem.edge_key, problem.edge_value)) / 2
+    work = Work(
+        gathered=edges * (kv_heads * dims * item + 4),
+        streamed=edges * kv_heads * dims * item * features,
+        instructions=edges * heads * (2.5 * dims + 20),  # to widen, multiply and add
+        host=(0.06, 0.12),
+    )
+    return Estimate(milliseconds(problem, work))
 
 
 def _jit() -> Any:
@@ -384,4 +398,5 @@ KERNEL = Kernel(
     run=partial(attend, backend="triton"),
     weights=partial(attend, backend="triton"),
     declines=declines,
+    expected=expected,
 )

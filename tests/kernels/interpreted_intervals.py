@@ -14,10 +14,10 @@ import torch
 import graphattn as ga
 from graphattn import attention, explain
 from graphattn.graphs import rows
+from graphattn.graphs.spans import as_spans, transposed_spans
 from graphattn.kernels import intervals
 from graphattn.kernels.fused import attend_op
 from tests.kernels.test_kernels import check, run
-from graphattn.graphs.spans import as_spans, transposed_spans
 from tests.oracle import Case, draw, results, shuffled
 
 pytestmark = pytest.mark.skipif(

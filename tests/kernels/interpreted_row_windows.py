@@ -1,5 +1,5 @@
-"""The kernel for row windows in Triton's interpreter; `test_row_windows.py` runs this in a process with
-TRITON_INTERPRET=1, which must be set before Triton is imported.
+"""The kernel for row windows in Triton's interpreter; `test_row_windows.py` runs this in a process
+with TRITON_INTERPRET=1, which must be set before Triton is imported.
 """
 
 from __future__ import annotations
@@ -10,19 +10,12 @@ import pytest
 import torch
 
 import graphattn as ga
-from graphattn import attention, explain
 from graphattn.graphs import windows
-from graphattn.kernels import row_windows
-from graphattn.kernels.fused import attend_op
 from tests.kernels.test_kernels import check, run
 from tests.oracle import (
     BIGBIRD,
     ISOLATED,
-    PARALLEL,
     Case,
-    draw,
-    random_edges,
-    results,
     shuffled,
 )
 
