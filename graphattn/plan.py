@@ -97,19 +97,20 @@ def expected(entry: Kernel, problem: Problem) -> Estimate | None:
 
 def plan(problem: Problem, kernel: str) -> Plan:
     """What `choose` does, with the reasons of every kernel that it refuses."""
-    chosen, auto = choose(problem, kernel), kernel == "auto"
+    chosen, auto = choose(problem, kernel, KERNELS), kernel == "auto"
     rejected, estimates = {}, {}
     before = True  # whether the entry stands before the chosen one
-    timed = expected(chosen, problem) is not None
+    timed = auto and expected(chosen, problem) is not None
     for entry in KERNELS:
-        unable = entry.unsupported(problem)
-        if unable is None and (estimate := expected(entry, problem)) is not None:
+        reason = entry.unsupported(problem)
+        if reason is None and auto and (before or timed) and entry is not chosen:
+            reason = entry.declines(problem)
+        if reason is None and timed and (estimate := expected(entry, problem)) is not None:
             estimates[entry.name] = estimate
         if entry is chosen:
             before = False
-            continue
-        slow = entry.declines(problem) if auto and (before or timed) else None
-        rejected[entry.name] = unable or slow or _unneeded(chosen, kernel, entry.name in estimates)
+        else:
+            rejected[entry.name] = reason or _unneeded(chosen, kernel, entry.name in estimates)
     why = chosen.declines(problem) or chosen.why
     if not auto:
         why = f"it was named; {why}"

@@ -22,8 +22,10 @@ from graphattn.graphs.order import edge_ahead, last_listener
 from graphattn.graphs.sequence import SlidingWindow, edges_of_intervals
 from graphattn.graphs.spans import Spans, as_spans, both, but, either, only_intervals
 from graphattn.graphs.structure import (
+    Blocks,
     Dense,
     Intervals,
+    as_blocks,
     as_dense,
     as_intervals,
     count_edges,
@@ -124,6 +126,14 @@ def _(graph: Difference) -> Spans | None:
 @as_intervals.register
 def _(graph: SetOperation) -> Intervals | None:
     return only_intervals(as_spans(graph))
+
+
+@as_blocks.register
+def _(graph: SetOperation) -> Blocks | None:
+    """Two intervals in a row are not worth listing all edges for blocks that are seldom there."""
+    if as_spans(graph) is not None and as_intervals(graph) is None:
+        return None
+    return as_blocks.rules.dispatch(Graph)(graph)
 
 
 @count_edges.register

@@ -138,11 +138,13 @@ def expected(problem: Problem) -> Estimate | None:
     )
     heads, kv_heads, dims = numbers(problem)
     nodes = cut.dst.start.numel() * heads + cut.src.start.numel() * kv_heads
-    moved = 0 if cut.dst.in_order and cut.src.in_order else 2 * nodes * dims
-    work = flash_work(problem, pairs)._replace(
-        streamed=moved * problem.query.element_size(),
-        host=(0.1 + 0.02 * len(cut.blocks), 0.1 + 0.04 * len(cut.blocks)),
-    )
+    work, calls = flash_work(problem, pairs), len(cut.blocks)
+    host = calls * work.host[0], calls * work.host[1]
+    if not (cut.dst.in_order and cut.src.in_order):  # all is brought into order, and back
+        moved = 2 * nodes * dims * problem.query.element_size()
+        work = work._replace(streamed=moved)
+        host = host[0] + 0.1, host[1] + 0.1
+    work = work._replace(host=host)
     return Estimate(milliseconds(problem, work))
 
 

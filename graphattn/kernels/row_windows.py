@@ -52,7 +52,6 @@ from graphattn.kernels.tiles import (
     empty_outputs,
 )
 
-
 # Of both layouts of a graph, and the calls that share it. Guesses, as all in `cost.py`.
 MAKING_MS, MAKING_MS_PER_EDGE, CALLS = 3.0, 3e-6, 100
 
@@ -89,7 +88,17 @@ def declines_graph(problem: Problem) -> str | None:
 
 
 def expected(problem: Problem) -> Estimate:
-    return min(_of_size(problem, size) for size in sizes(problem))
+    return best_size(problem)[1]
+
+
+def best_size(problem: Problem) -> tuple[int, Estimate]:
+    """How many rows a window has at best, and what is expected then."""
+    best, *others = sizes(problem)
+    estimate = _of_size(problem, best)
+    for size in others:
+        if (other := _of_size(problem, size)).ms < estimate.ms:
+            best, estimate = size, other
+    return best, estimate
 
 
 def _of_size(problem: Problem, size: int) -> Estimate:
@@ -98,7 +107,7 @@ def _of_size(problem: Problem, size: int) -> Estimate:
     item, which = problem.query.element_size(), SIZES.index(size)
     columns, tiles = (of_sizes[which] for of_sizes in reuse(problem.graph))
     pairs = tiles * TILE * size * heads
-    _, groups = group_tiles(problem.group_size, size, class_of(problem))
+    _, groups = group_tiles(problem.group_size, size, most_rows_of(problem))
     # The windows are made once, in some passes over the edges; that counts for so many calls.
     making = (MAKING_MS + problem.graph.num_edges * MAKING_MS_PER_EDGE) / CALLS
     work = Work(
@@ -115,7 +124,7 @@ def _of_size(problem: Problem, size: int) -> Estimate:
 
 def lower(problem: Problem, wanted: Wanted) -> tuple[list[RowWindows], bool]:
     graph = problem.graph
-    size = min(sizes(problem), key=lambda size: _of_size(problem, size).ms)
+    size, _ = best_size(problem)
     sides = [WINDOWS_OF_ROWS[size](graph)]
     orders = [row_order(graph) if wanted.per_edge else None]
     if wanted.transpose and is_symmetric(graph) and not wanted.per_edge:
@@ -176,29 +185,36 @@ def size_class(width: int, query: Tensor) -> tuple[int, int]:
     return query.element_size(), next(size for size in (64, 128, 256) if width <= size)
 
 
+def most_rows(width: int, query: Tensor, *, biased: bool) -> int:
+    """Of a tile, for heads of so many numbers; telling edges apart takes registers."""
+    key = size_class(width, query)
+    return MOST_ROWS[key] // 2 if biased and key == (2, 128) else MOST_ROWS[key]
+
+
+def most_rows_of(problem: Problem) -> int:
+    width = max(problem.query.shape[-1], problem.value.shape[-1])
+    return most_rows(width, problem.query, biased=problem.bias is not None)
+
+
 def sizes(problem: Problem) -> list[int]:
     """How many rows the windows for a problem may have."""
-    return [size for size in SIZES if size <= MOST_ROWS[class_of(problem)]]
-
-
-def class_of(problem: Problem) -> tuple[int, int]:
-    return size_class(max(problem.query.shape[-1], problem.value.shape[-1]), problem.query)
+    return [size for size in SIZES if size <= most_rows_of(problem)]
 
 
 def tiles_of(name: str, size: int, call: Call) -> Tiles:
     """Tiles for a function over windows of so many rows."""
-    key = size_class(max(blocks_of_dims(call)), call.query)
+    width, biased = max(blocks_of_dims(call)), call.bias is not None
+    key, most = size_class(width, call.query), most_rows(width, call.query, biased=biased)
     group = call.query.shape[-2] // call.key.shape[-2] if name != "by_source" else 1
-    tile, groups = group_tiles(group, size, key)
+    tile, groups = group_tiles(group, size, most)
     other = OTHER_TILES | SMALLER_TILES.get(generation(call.query), {})
     step, warps, stages = other.get((name, size * tile, *key), TILES[key])
-    step = 32 if call.bias is not None else step  # counting edges takes registers
-    return Tiles(tile, groups, step, warps, stages)
+    return Tiles(tile, groups, 32 if biased else step, warps, stages)
 
 
-def group_tiles(group: int, size: int, key: tuple[int, int]) -> tuple[int, int]:
-    """Of heads that share a key head, how many a tile of `size` rows has, and how many tiles."""
-    tile = min(power_of_2(group), MOST_ROWS[key] // size)
+def group_tiles(group: int, size: int, most: int) -> tuple[int, int]:
+    """Of heads that share a key head, how many a tile of windows has, and how many tiles."""
+    tile = min(power_of_2(group), most // size)
     return tile, -(-group // tile)
 
 
@@ -264,7 +280,7 @@ class Launch:
             BLOCK=power_of_2(dim),
             out=out,
             parts=parts,
-            num_warps=4,
+            num_warps=8,
             **more,
         )
 

@@ -124,7 +124,7 @@ def bits_of(low, high, STEP: tl.constexpr):
 
 @triton.jit
 def edges_of(before, low, high, STEP: tl.constexpr):
-    """The numbers of the edges of a step, by row, from those of its first; and of the next step's."""
+    """The numbers of the edges of a step, by row, from those of its first; and of the next ones."""
     word, bit = word_of(low, high, STEP)
     below = popcount(word & ((1 << bit) - 1))
     if STEP == 32:

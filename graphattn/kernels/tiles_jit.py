@@ -100,7 +100,7 @@ def weights_of(s, top, inverse, NORMALIZER: tl.constexpr):
 
 @triton.jit
 def weigh(s, top, total, acc, NORMALIZER: tl.constexpr):
-    """Weights of logits, not yet divided by their sum; maxima, sums and values in step with them."""
+    """Weights of logits, not yet divided by their sum; maxima, sums and values in step with it."""
     if NORMALIZER == "softmax":
         higher = tl.maximum(top, tl.max(s, 1))
         shift = tl.where(higher == -float("inf"), 0.0, higher)

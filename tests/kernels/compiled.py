@@ -23,6 +23,7 @@ TYPES = {
 
 # Of Ampere, Hopper and Blackwell.
 PRODUCTS = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\.")
+WARP_GROUP_PRODUCTS = re.compile(r"\bwgmma\.mma_async\.")
 
 
 class Launched(NamedTuple):
@@ -34,7 +35,8 @@ class Launched(NamedTuple):
 
 class Resources(NamedTuple):
     """Of a compiled function: registers a thread; bytes of stack and local memory a thread, and of
-    shared memory a program; how many instructions there are for tensor cores.
+    shared memory a program; how many instructions there are for tensor cores, and how many of
+    them for all warps of a group at once, which only Hopper has.
     """
 
     registers: int
@@ -42,6 +44,7 @@ class Resources(NamedTuple):
     local: int
     shared: int
     products: int
+    warp_group_products: int
 
 
 def source_of(launched: Launched) -> tuple[Any, dict[str, int]]:
@@ -95,4 +98,5 @@ def compile_for(capability: int, launched: Launched) -> Resources:
         *(int(usage[name]) for name in ("REG", "STACK", "LOCAL")),
         shared=kernel.metadata.shared,
         products=len(PRODUCTS.findall(kernel.asm["ptx"])),
+        warp_group_products=len(WARP_GROUP_PRODUCTS.findall(kernel.asm["ptx"])),
     )

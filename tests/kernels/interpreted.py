@@ -11,13 +11,13 @@ import os
 
 import pytest
 import torch
-from torch import Tensor
 
 import graphattn as ga
 from graphattn import attention, attention_weights, explain
 from graphattn.graphs import rows
 from graphattn.kernels import triton
 from graphattn.kernels.fused import attend_op
+from tests.kernels.dropout import check_dropout
 from tests.kernels.test_kernels import BY_NAME, TINY, check, run, tiny_call
 from tests.oracle import PARALLEL, Case, draw, random_edges, results
 
@@ -143,39 +143,14 @@ def test_same_inputs_same_bits() -> None:
     assert all(torch.equal(first[part], again[part]) for part in first)
 
 
-def dropped(q: Tensor, k: Tensor, v: Tensor, graph: ga.Graph, **options) -> Tensor:
-    """Attention under dropout, with the same weights dropped at every call."""
-    torch.manual_seed(7)
-    return attention(q, k, v, graph, dropout=0.4, kernel="triton", **options)
-
-
 @pytest.mark.parametrize(
     ("name", "cuts"), [("intervals", False), ("intervals", True), ("edges with a bias", True)]
 )
 def test_dropout(name: str, cuts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is dropped is read off identity values; gradients then are those of a dense formula."""
     if cuts:
         monkeypatch.setattr(rows, "LONGEST", 4)
     graph = ga.causal(9) if name == "intervals" else ga.expander(9, 4)
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(2, 9, 2, 4, dtype=FINE, requires_grad=True) for _ in range(3))
-    bias = torch.randn(graph.num_edges, 2, dtype=FINE, requires_grad=True)
-    options = {"bias": bias} if "bias" in name else {}
-    ones = torch.eye(9, dtype=FINE)[:, None].expand(2, 9, 2, 9)
-    kept = dropped(q, k, ones, graph, **options)  # (2, 9, heads, sources)
-    kept = torch.where(kept == 0, 0.0, 1 / 0.6)
-    share = (kept > 0).sum() / (4 * graph.num_edges)
-    assert 0.4 < share < 0.8
-    logits = torch.einsum("bihd,bjhd->bihj", q, k) / 2
-    allowed = torch.full((9, 2, 9), -torch.inf, dtype=FINE)
-    src, dst = graph.edge_index
-    allowed[dst, :, src] = options["bias"] if options else 0.0
-    truth = torch.einsum("bihj,bjhd->bihd", (logits + allowed).softmax(-1) * kept, v)
-    out = dropped(q, k, v, graph, **options)
-    torch.testing.assert_close(out, truth)
-    leaves, grad = [q, k, v, *options.values()], torch.randn_like(out)
-    got, expected = (torch.autograd.grad(x, leaves, grad) for x in (out, truth))
-    torch.testing.assert_close(got, expected)
+    check_dropout("triton", graph, FINE, biased="bias" in name)
 
 
 @pytest.mark.usefixtures("cut")

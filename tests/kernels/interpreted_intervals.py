@@ -17,6 +17,7 @@ from graphattn.graphs import rows
 from graphattn.graphs.spans import as_spans, transposed_spans
 from graphattn.kernels import intervals
 from graphattn.kernels.fused import attend_op
+from tests.kernels.dropout import check_dropout
 from tests.kernels.test_kernels import check, run
 from tests.oracle import Case, draw, results, shuffled
 
@@ -174,6 +175,11 @@ def test_same_inputs_same_bits() -> None:
     assert isinstance(first, dict)
     assert isinstance(again, dict)
     assert all(torch.equal(first[part], again[part]) for part in first)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_dropout(biased: bool) -> None:
+    check_dropout("intervals", ga.sliding_window(21, 2) | ga.hubs(21, [0]), WIDE, biased=biased)
 
 
 def test_only_what_is_needed() -> None:

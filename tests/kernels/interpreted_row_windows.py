@@ -10,14 +10,13 @@ import pytest
 import torch
 
 import graphattn as ga
+from graphattn import attention, explain
 from graphattn.graphs import windows
+from graphattn.kernels import row_windows
+from graphattn.kernels.fused import attend_op
+from tests.kernels.dropout import check_dropout
 from tests.kernels.test_kernels import check, run
-from tests.oracle import (
-    BIGBIRD,
-    ISOLATED,
-    Case,
-    shuffled,
-)
+from tests.oracle import BIGBIRD, ISOLATED, PARALLEL, Case, draw, results, shuffled
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="is run by test_row_windows.py"
@@ -86,8 +85,10 @@ NARROW = {
 
 
 @pytest.fixture(autouse=True)
-def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of 16 rows, two tiles of columns to a program."""
     monkeypatch.setattr(windows, "LONGEST", 2)
+    monkeypatch.setattr(row_windows, "sizes", lambda _: [16])
 
 
 @pytest.mark.parametrize(
@@ -99,3 +100,74 @@ def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_holds_to_the_tolerance(case: Case, dtype: torch.dtype) -> None:
     assert isinstance(run("row_windows", case, dtype), dict)
     check("row_windows", case, dtype)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("name", ["grouped heads", "bias, long rows", "isolated nodes"])
+def test_larger_windows(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_windows, "sizes", lambda _: [size])
+    check("row_windows", BY_NAME[name], SHORT)
+
+
+def test_same_inputs_same_bits() -> None:
+    first, again = (run("row_windows", BY_NAME["bias, long rows"], WIDE) for _ in range(2))
+    assert isinstance(first, dict)
+    assert isinstance(again, dict)
+    assert all(torch.equal(first[part], again[part]) for part in first)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_dropout(biased: bool) -> None:
+    check_dropout("row_windows", ga.expander(21, 4), WIDE, biased=biased)
+
+
+def test_only_what_is_needed() -> None:
+    q, k, v = (torch.randn(20, 1, 8, requires_grad=True) for _ in range(3))
+    out = attention(q, k, v, ga.expander(20, 3), kernel="row_windows")
+    whole = torch.autograd.grad(out.sum(), (q, k, v), retain_graph=True)
+    for leaf, expected in zip((q, k, v), whole):
+        assert torch.equal(torch.autograd.grad(out.sum(), leaf, retain_graph=True)[0], expected)
+
+
+def test_operator_and_compiled_code() -> None:
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
+    found = []
+    for function in (attention, compiled):
+        inputs = draw(Case("compiled", GRID, normalizer="sink", bias="tensor"), WIDE)
+        out = function(*inputs[:4], kernel="row_windows", **inputs.options)
+        found.append(results(inputs, out))
+    torch.testing.assert_close(*found)
+    q, k, v = (torch.randn(20, 2, 4, requires_grad=True) for _ in range(3))
+    graph = ga.expander(20, 3)
+    sides: list[torch.Tensor] = []
+    for side in (windows.WINDOWS_OF_ROWS, windows.WINDOWS_OF_COLUMNS):
+        found_windows = side[16](graph)
+        assert found_windows is not None
+        sides += found_windows
+    options = ("row_windows", False, "dot", 0.0, 0.5, 0.0, "softmax", 0.0, False)
+    torch.library.opcheck(attend_op, (q, k, v, *[None] * 7, sides, *options))
+
+
+REFUSED = {
+    "parallel edges": ("parallel edges", PARALLEL, {}, WIDE),
+    "head_dim 257": ("up to 256 numbers", GRID, {"head_dim": 257}, SHORT),
+    "value_dim 129": ("up to 128 numbers", GRID, {"value_dim": 129}, WIDE),
+    "float64": ("float64", GRID, {}, FINE),
+    "features": ("features of edges", GRID, {"edges": "key"}, WIDE),
+    "additive": ("scaled dot products", GRID, {"score": "tanh"}, WIDE),
+    "sparsemax": ("scaled dot products", GRID, {"normalizer": "sparsemax"}, WIDE),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses_what_it_cannot(name: str) -> None:
+    reason, graph, options, dtype = REFUSED[name]
+    got = run("row_windows", Case(name, graph, **options), dtype)
+    assert isinstance(got, str)
+    assert reason in got
+
+
+def test_is_not_taken_on_the_cpu() -> None:
+    plan = explain(*draw(Case("cpu", GRID), WIDE)[:4])
+    assert plan.kernel != "row_windows"
+    assert not plan.expected  # nor does anything tell the time
