@@ -23,6 +23,7 @@ from pathlib import Path
 import bench_generation
 import bench_hf
 import bench_pyg
+import bench_reorder
 import bench_scores
 import bench_sparse
 import torch
@@ -153,6 +154,7 @@ SUITES = {
     "crossover": crossover_suite,
     "sparse": bench_sparse.suite,
     "scores": bench_scores.suite,
+    "reorder": bench_reorder.suite,
     "pyg": bench_pyg.suite,
     "generation": bench_generation.suite,
     "hf": bench_hf.suite,

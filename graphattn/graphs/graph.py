@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
     from graphattn.graphs.csr import CSR
+    from graphattn.graphs.reorder import Reordered
 
 
 G = TypeVar("G", bound="Graph")
@@ -203,6 +204,39 @@ class Graph(ABC):
                 permutation of them.
         """
         return _relabel().permuted(self, order)
+
+    def reordered(self, method: str = "rcm") -> Reordered:
+        """The graph with its nodes renumbered so that neighbors lie together.
+
+        Edges then read from fewer places, and rows that follow each other share sources: kernels
+        get faster on graphs whose numbers mean nothing. Values of nodes are brought into the order,
+        `x[order]`, and results back with `torch.empty_like(out).index_copy(0, order, out)`; those
+        of edges, in edge order, with `edge_order()` of what is returned.
+
+        Args:
+            method: "rcm", reverse Cuthill-McKee (Cuthill and McKee 1969; George 1971), by scipy:
+                breadth-first, what is joined is near. "metis", parts of 64 nodes with few edges
+                between them (Karypis and Kumar 1998), by pymetis, if it is installed. "degree",
+                from the most edges to the fewest.
+
+        Returns:
+            `graph, order, seconds`: the same edges on the new numbers; int64 (n,), of which node i
+            is node `order[i]` of this graph; and how long it took to find.
+
+        Raises:
+            ValueError: If there is no such method, or destinations and sources are not the same.
+            ImportError: If pymetis is asked for and missing.
+
+        Example:
+            >>> import torch, graphattn as ga
+            >>> shuffled = ga.sliding_window(500, 1).permuted(torch.randperm(500))
+            >>> graph, order, seconds = shuffled.reordered("rcm")
+            >>> int((graph.edge_index[0] - graph.edge_index[1]).abs().max())
+            1
+        """
+        from graphattn.graphs import reorder
+
+        return reorder.reordered(self, method)
 
     def rows(self, start: int, stop: int) -> Graph:
         """Destinations `start` to `stop` (exclusive) alone, numbered from 0; all the sources.

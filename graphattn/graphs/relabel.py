@@ -61,9 +61,12 @@ class Permuted(Graph):
         return self.graph.num_src
 
     def edges(self) -> tuple[Tensor, Tensor]:
+        return pairs_of(self.sorted_keys().values, self.num_src)
+
+    def sorted_keys(self) -> torch.return_types.sort:
+        """The edges as numbers that ascend, and which of the other graph's edges each is."""
         src, dst = self.graph.edge_index
-        keys = pair_keys(self.place[dst], self.place[src], self.num_src)
-        return pairs_of(keys.sort().values, self.num_src)
+        return pair_keys(self.place[dst], self.place[src], self.num_src).sort(stable=True)
 
     def has_edge(self, dst, src):
         both_numbers = not isinstance(dst, Tensor) and not isinstance(src, Tensor)
@@ -192,6 +195,11 @@ def _(graph: Transpose | Permuted) -> bool:
     return is_simple(graph.graph)
 
 
+@is_symmetric.register
+def _(graph: Permuted) -> bool | None:
+    return is_symmetric(graph.graph)
+
+
 def transpose(graph: Graph) -> Graph:
     """Every edge turned around; `graph.T`."""
     if is_symmetric(graph):
@@ -203,7 +211,7 @@ def transpose(graph: Graph) -> Graph:
     )
 
 
-def permuted(graph: Graph, order: Tensor | Iterable[int]) -> Graph:
+def permuted(graph: Graph, order: Tensor | Iterable[int]) -> Permuted:
     """The graph renumbered; see `Graph.permuted`."""
     n = num_nodes(graph, "a permutation needs")
     order = integers("order", order if isinstance(order, Tensor) else items("order", order))
