@@ -1,7 +1,8 @@
 """Graphs whose numbers mean nothing, on a CPU: after `Graph.reordered`, beside before.
 
-Nodes of a mesh, of a grid, and of a random graph are numbered at random. Both sides get their values
-in their own order; the time that finding the order took is printed, and is no part of the ratio.
+Nodes of a mesh, of a grid, and of a random graph are numbered at random. Both sides get their
+values in their own order; the time that finding the order took is printed, and is no part of the
+ratio.
 """
 
 from __future__ import annotations
