@@ -19,7 +19,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -347,7 +347,7 @@ def bench(
 # --- what is written ------------------------------------------------------------------------------
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Markdown."""
     peers = list(dict.fromkeys(peer for row in rows for peer in (*row.ms, *row.left_out)))
     lines = [f"| case | direction | {' | '.join(peers)} | floor | peak of ours |"]

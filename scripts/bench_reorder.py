@@ -8,6 +8,7 @@ ratio.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from bench_sparse import random_edges
@@ -41,22 +42,25 @@ def suite(device: torch.device, rounds: int) -> list[Row]:
             case = f"{name}, {graph.num_edges:,} edges, 4 x 32, {method} in {seconds:.2f} s"
             brought = [x.detach()[order].requires_grad_() for x in inputs]
             both = {"ours": (found, brought, grad[order]), "as it came": (graph, inputs, grad)}
-            mine, theirs = (_attend(*side) for side in both.values())
+            mine, theirs = (_both(*side) for side in both.values())
             for one, other in zip(mine, theirs, strict=True):
                 agree(one, other[order], case, "as it came")
-            for direction in ("forward", "forward + backward"):
-                step = _forward if direction == "forward" else _attend
-                runs = {who: functools.partial(step, *side) for who, side in both.items()}
+            for direction, step in (("forward", _forward), ("forward + backward", _both)):
+                runs: dict[str, Callable[[], object]] = {
+                    who: functools.partial(step, *side) for who, side in both.items()
+                }
                 times = in_turn(f"{case}, {direction}", runs, device, rounds)
                 rows += against(case, direction, times, {})
     return rows
 
 
-def _attend(graph: ga.Graph, inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
-    out = ga.attention(*inputs, graph)
+def _both(graph: ga.Graph, inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
+    q, k, v = inputs
+    out = ga.attention(q, k, v, graph)
     return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
 
 
-def _forward(graph: ga.Graph, inputs: list[Tensor], grad: Tensor) -> Tensor:
+def _forward(graph: ga.Graph, inputs: list[Tensor], _: Tensor) -> Tensor:
+    q, k, v = inputs
     with torch.no_grad():
-        return ga.attention(*inputs, graph)
+        return ga.attention(q, k, v, graph)
