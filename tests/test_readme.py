@@ -33,6 +33,7 @@ def test_code_of_the_readme_runs_and_prints_what_it_shows(capsys):
         ("docs/pyg.md", "report"),
         ("docs/generation.md", "found"),
         ("docs/hf.md", "same"),
+        ("docs/kernels.md", "back"),
     ],
 )
 def test_code_of_the_docs_runs_and_prints_what_it_shows(page, name, capsys):

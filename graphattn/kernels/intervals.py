@@ -57,11 +57,12 @@ def declines(problem: Problem) -> str | None:
 
 
 def expected(problem: Problem) -> Estimate | None:
-    if span_rows(problem.graph) is None:
+    if beyond_tiles(problem) is not None or span_rows(problem.graph) is None:
         return None
     heads, _, dims = numbers(problem)
     width = max(problem.query.shape[-1], problem.value.shape[-1])
-    tiles = tiles_of("forward", width, problem.query, biased=problem.bias is not None)
+    lean = problem.bias is not None or problem.dropout > 0
+    tiles = tiles_of("forward", width, problem.query, lean=lean)
     # A program takes several blocks, of which each reaches as much further as it is long.
     further = (tiles.CHUNKS - 1) * rows.BLOCK * problem.graph.num_dst
     scored = pairs_in_reach(problem.graph) + further
@@ -131,14 +132,16 @@ SMALLER_TILES = {
 }
 
 
-def tiles_of(name: str, width: int, query: Tensor, *, biased: bool) -> Tiles:
-    """Tiles for a function and heads of so many numbers."""
+def tiles_of(name: str, width: int, query: Tensor, *, lean: bool) -> Tiles:
+    """Tiles for a function and heads of so many numbers.
+
+    lean: Whether registers are needed for more, to tell edges apart or for random numbers.
+    """
     size = next(size for size in (64, 128, 256) if width <= size)
     key = (name, size, query.element_size())
     tiles = SMALLER_TILES.get(generation(query), {}).get(key) or TILES[key]
-    if not biased:
+    if not lean:
         return tiles
-    # Telling edges apart takes registers.
     return tiles._replace(CHUNKS=max(tiles.CHUNKS // 2, 1), STEP=min(tiles.STEP, 32))
 
 
@@ -192,8 +195,8 @@ def backward_of(
 
 def over(call: Call, edges: SpanRows, name: str, heads: int, **arguments: Any) -> None:
     """Run a function over all blocks of rows and so many heads."""
-    width, biased = max(blocks_of_dims(call)), call.bias is not None
-    tiles = tiles_of(name, width, call.query, biased=biased)
+    lean = call.bias is not None or call.seed is not None
+    tiles = tiles_of(name, max(blocks_of_dims(call)), call.query, lean=lean)
     num_rows, block_rows = len(edges.ptr) - 1, tiles.CHUNKS * rows.BLOCK
     with on_device_of(call.query):
         launch(

@@ -87,8 +87,8 @@ def declines_graph(problem: Problem) -> str | None:
     return "destinations attend to intervals, of which nothing need be listed"
 
 
-def expected(problem: Problem) -> Estimate:
-    return best_size(problem)[1]
+def expected(problem: Problem) -> Estimate | None:
+    return None if beyond_tiles(problem) is not None else best_size(problem)[1]
 
 
 def best_size(problem: Problem) -> tuple[int, Estimate]:

@@ -105,6 +105,22 @@ def test_what_a_kernel_cannot_has_no_time() -> None:
     assert set(plan.plan(sink, "auto").expected) == {"intervals", "triton", "reference"}
 
 
+@pytest.mark.parametrize("graph", [ga.sliding_window(9000, 90), ga.neighborhood((64, 64), 6)])
+def test_what_tensor_cores_cannot(graph: ga.Graph) -> None:
+    """Is told before anybody asks for the time."""
+    fine, wide = problem(graph), problem(graph, dim=300)
+    fine = replace(
+        fine, query=fine.query.double(), key=fine.key.double(), value=fine.value.double()
+    )
+    assert plan.plan(fine, "auto").kernel == "triton"
+    assert "float64" in plan.plan(fine, "auto").rejected["row_windows"]
+    found = plan.plan(wide, "auto")
+    assert found.kernel == "masked"
+    assert "up to 256 numbers" in found.rejected["intervals"]
+    features = torch.zeros(1, 1, 1, dtype=torch.bfloat16).expand(graph.num_edges, 8, 64)
+    assert plan.plan(problem(graph, edge_key=features), "auto").kernel == "triton"
+
+
 def test_a_named_kernel_is_not_compared() -> None:
     found = plan.plan(problem(ga.neighborhood((64, 64), 6)), "reference")
     assert found.kernel == "reference"
