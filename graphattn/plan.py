@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
+from graphattn.graphs.facts import KEPT
 from graphattn.kernels import blocks, cpu, dense, intervals, masked, reference, row_windows, triton
+from graphattn.kernels.cost import trains
+from graphattn.kernels.fused import mode_of
 from graphattn.kernels.problem import Estimate, Kernel, Problem
+from graphattn.normalizers import Softmax
 
 KERNELS: tuple[Kernel, ...] = (
     dense.KERNEL,
@@ -20,6 +26,9 @@ KERNELS: tuple[Kernel, ...] = (
     reference.KERNEL,
 )
 """In order of preference: the first that accepts is taken, if nothing is known of their speed."""
+
+# The attribute of a graph that keeps what was chosen over it on a GPU, and for how many problems.
+ROUTES, MOST_ROUTES = f"{KEPT}routes", 256
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,12 @@ def choose(problem: Problem, kernel: str, table: Sequence[Kernel] = KERNELS) -> 
                 f'kernel "{kernel}" can\'t compute this: {reason}; kernel="auto" takes one that can'
             )
         return named
+    if problem.query.is_cuda and not torch.compiler.is_compiling():
+        return _remembered(problem, table)
+    return _choose(problem, table)
+
+
+def _choose(problem: Problem, table: Sequence[Kernel]) -> Kernel:
     best, least = None, math.inf
     for candidate in table:  # what is soon told is asked first
         if candidate.declines(problem) is not None:
@@ -87,6 +102,29 @@ def choose(problem: Problem, kernel: str, table: Sequence[Kernel] = KERNELS) -> 
     raise ValueError(
         f"no kernel can compute attention over {problem.graph}: {reasons}; "
         "take fewer nodes or a sparser graph"
+    )
+
+
+def _remembered(problem: Problem, table: Sequence[Kernel]) -> Kernel:
+    """What `_choose` does, which takes longer than a small kernel runs: once for alike problems."""
+    problem.graph.keep(ROUTES, lambda graph: {})
+    routes, kind = getattr(problem.graph, ROUTES), _kind(problem)
+    known = routes.get(kind)
+    if known is None or known.unsupported(problem) is not None:  # memory may have been taken since
+        if len(routes) >= MOST_ROUTES:
+            routes.clear()
+        known = routes[kind] = _choose(problem, table)
+    return known
+
+
+def _kind(problem: Problem) -> Hashable:
+    """What the choice depends on, beside the graph."""
+    query, normalizer = problem.query, problem.normalizer
+    return (
+        (query.shape, problem.key.shape[-2], problem.value.shape[-1], query.dtype, query.device),
+        (type(problem.score), problem.softcap is None, problem.dropout > 0, problem.of_weights),
+        (mode_of(normalizer), isinstance(normalizer, Softmax) and normalizer.sink is None),
+        (type(problem.bias), type(problem.edge_key), type(problem.edge_value), trains(problem)),
     )
 
 

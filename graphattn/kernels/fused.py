@@ -154,7 +154,7 @@ def beyond_fused(problem: Problem) -> str | None:
         return too_many(problem, 3 * problem.query.shape[-1] + 4)
     per_edge = (problem.bias, problem.edge_key, problem.edge_value)
     listed = problem.of_weights or any(x is not None for x in per_edge)
-    if _mode(problem.normalizer) is None:
+    if mode_of(problem.normalizer) is None:
         return too_many(problem, 4)  # logits and weights, and as many again for the gradients
     if not listed and transposed_intervals(graph) is not None:
         return None
@@ -166,10 +166,10 @@ def beyond_fused(problem: Problem) -> str | None:
 
 def is_fused(problem: Problem) -> bool:
     """Whether one call of the operator computes all of it."""
-    return isinstance(problem.score, Dot | Additive) and _mode(problem.normalizer) is not None
+    return isinstance(problem.score, Dot | Additive) and mode_of(problem.normalizer) is not None
 
 
-def _mode(normalizer: Normalizer) -> str | None:
+def mode_of(normalizer: Normalizer) -> str | None:
     """The name of a normalizer that the operator knows."""
     if isinstance(normalizer, Softmax):
         return "softmax"
@@ -181,7 +181,7 @@ def attend(problem: Problem, backend: str) -> Tensor:
     csr, dtype = problem.graph.csr, problem.query.dtype
     if not isinstance(problem.score, Dot | Additive):
         problem = _given(problem, csr().to_edge_order(edge_logits(problem), dim=-2))
-    if _mode(problem.normalizer) is not None:
+    if mode_of(problem.normalizer) is not None:
         result = _operate(problem, backend)
         if problem.of_weights and problem.normalizer is identity:
             result = result.masked_fill(result == -torch.inf, 0.0)
@@ -237,7 +237,7 @@ def _call_operator(problem: Problem, query: Tensor, edge: Tensor | None, backend
     device = problem.query.device
     seed = torch.randint(2**63 - 1, (1,), device=device) if dropout else None
     numbers = (slope, float(problem.scale), float(problem.softcap or 0))
-    options = (backend, listed, name, *numbers, _mode(problem.normalizer), float(dropout))
+    options = (backend, listed, name, *numbers, mode_of(problem.normalizer), float(dropout))
     function: Any = attend_op if _is_traced(tensors) else _Attend.apply
     result, _ = function(*tensors, seed, graph, *options, of_weights)
     return result

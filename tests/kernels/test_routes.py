@@ -121,6 +121,24 @@ def test_what_tensor_cores_cannot(graph: ga.Graph) -> None:
     assert plan.plan(problem(graph, edge_key=features), "auto").kernel == "triton"
 
 
+def test_the_choice_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For alike problems; unless its kernel can't any more."""
+    asked = []
+    choose_anew = plan._choose
+    monkeypatch.setattr(plan, "_choose", lambda *given: asked.append(given) or choose_anew(*given))
+    graph = ga.neighborhood((64, 64), 6)
+    for other in ({}, {}, {"heads": 4}, {"dim": 32}, {"dropout": 0.1}, {"softcap": 3.0}, {}):
+        plan._remembered(problem(graph, **other), plan.KERNELS)
+    assert len(asked) == 5
+    found = plan._remembered(problem(graph), plan.KERNELS)
+    monkeypatch.setattr("graphattn.kernels.row_windows.is_simple", lambda _: False)
+    assert found.name == "row_windows"
+    assert plan._remembered(problem(graph), plan.KERNELS).name != "row_windows"
+    for dim in range(1, 300):
+        plan._remembered(problem(graph, dim=dim), plan.KERNELS)
+    assert len(getattr(graph, plan.ROUTES)) <= plan.MOST_ROUTES
+
+
 def test_a_named_kernel_is_not_compared() -> None:
     found = plan.plan(problem(ga.neighborhood((64, 64), 6)), "reference")
     assert found.kernel == "reference"
