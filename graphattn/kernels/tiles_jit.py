@@ -12,6 +12,7 @@ import triton.language as tl
 from graphattn.kernels.triton_math import LOG2E, tanh_of
 
 PRECISION = tl.constexpr("ieee")  # of products of float32, which tensor cores would round
+LEAST = tl.constexpr(-3.0e38)
 
 
 # --- tiles of nodes -------------------------------------------------------------------------------
@@ -80,7 +81,10 @@ def logits_of(
         bent = products
         s = products * (scale * unit)
     if bias is not None:
-        s += tl.load(bias + number, mask=valid, other=0.0).to(tl.float32) * unit
+        added = tl.load(bias + number, mask=valid, other=0.0).to(tl.float32)
+        # Not -inf, in these units either: the least number of a dtype, which people mask with.
+        finite = tl.maximum(added * unit, LEAST)
+        s = tl.where(added == -float("inf"), added, s + finite)
     if MASKED:
         s = tl.where(valid, s, -float("inf"))
     return s, bent

@@ -169,6 +169,20 @@ def test_several_blocks_a_program(name: str, monkeypatch: pytest.MonkeyPatch) ->
     check("intervals", BY_NAME[name], WIDE)
 
 
+def test_zero_and_very_negative_logits() -> None:
+    """Neither is taken for a pair that is no edge: all are equal, and so are the weights."""
+    graph = GLOBAL
+    v = torch.randn(graph.num_src, 1, 8)
+    degree = graph.in_degree()[:, None, None]
+    mean = torch.einsum("ij,jhd->ihd", graph.mask().float(), v) / degree
+    for logit, bias in ((0.0, None), (-1e4, None), (-1e37, None), (1.0, torch.finfo().min)):
+        q = torch.full((graph.num_dst, 1, 4), logit / 4)
+        k = torch.ones(graph.num_src, 1, 4)
+        edges = None if bias is None else torch.full((graph.num_edges, 1), bias)
+        out = attention(q, k, v, graph, scale=1.0, bias=edges, kernel="intervals")
+        torch.testing.assert_close(out, mean)
+
+
 def test_same_inputs_same_bits() -> None:
     case = Case("same", DOCUMENTS, kv_heads=1)
     first, again = (run("intervals", case, WIDE) for _ in range(2))

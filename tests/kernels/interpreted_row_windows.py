@@ -109,6 +109,20 @@ def test_larger_windows(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -
     check("row_windows", BY_NAME[name], SHORT)
 
 
+def test_zero_and_very_negative_logits() -> None:
+    """Neither is taken for a pair that is no edge: all are equal, and so are the weights."""
+    graph = GRID
+    v = torch.randn(graph.num_src, 1, 8)
+    degree = graph.in_degree()[:, None, None]
+    mean = torch.einsum("ij,jhd->ihd", graph.mask().float(), v) / degree
+    for logit, bias in ((0.0, None), (-1e4, None), (-1e37, None), (1.0, torch.finfo().min)):
+        q = torch.full((graph.num_dst, 1, 4), logit / 4)
+        k = torch.ones(graph.num_src, 1, 4)
+        edges = None if bias is None else torch.full((graph.num_edges, 1), bias)
+        out = attention(q, k, v, graph, scale=1.0, bias=edges, kernel="row_windows")
+        torch.testing.assert_close(out, mean)
+
+
 def test_same_inputs_same_bits() -> None:
     first, again = (run("row_windows", BY_NAME["bias, long rows"], WIDE) for _ in range(2))
     assert isinstance(first, dict)
