@@ -82,17 +82,18 @@ def choose(problem: Problem, kernel: str, table: Sequence[Kernel] = KERNELS) -> 
 
 
 def _choose(problem: Problem, table: Sequence[Kernel]) -> Kernel:
+    """The kernel of least cost, or the first, of those that accept a problem; see `choose`."""
     best, least = None, math.inf
-    for candidate in table:  # what is soon told is asked first
+    for candidate in table:  # whether it can is asked last: that may take a look at all edges
         if candidate.declines(problem) is not None:
             continue
         estimate = expected(candidate, problem)
-        if estimate is not None and estimate.ms >= least:
+        if estimate is not None and estimate.cost >= least:
             continue
         if candidate.unsupported(problem) is None:
             if estimate is None:
                 return best or candidate
-            best, least = candidate, estimate.ms
+            best, least = candidate, estimate.cost
     if best is not None:
         return best
     for candidate in table:
@@ -109,11 +110,12 @@ def _remembered(problem: Problem, table: Sequence[Kernel]) -> Kernel:
     """What `_choose` does, which takes longer than a small kernel runs: once for alike problems."""
     problem.graph.keep(ROUTES, lambda graph: {})
     routes, kind = getattr(problem.graph, ROUTES), _kind(problem)
-    known = routes.get(kind)
-    if known is None or known.unsupported(problem) is not None:  # memory may have been taken since
+    if (known := routes.get(kind)) is None:
         if len(routes) >= MOST_ROUTES:
             routes.clear()
         known = routes[kind] = _choose(problem, table)
+    elif known.unsupported(problem) is not None:  # memory was taken since; it may be freed
+        return _choose(problem, table)
     return known
 
 
@@ -137,16 +139,16 @@ def plan(problem: Problem, kernel: str) -> Plan:
     """What `choose` does, with the reasons of every kernel that it refuses."""
     chosen, auto = choose(problem, kernel, KERNELS), kernel == "auto"
     rejected, estimates = {}, {}
-    before = True  # whether the entry stands before the chosen one
     timed = auto and expected(chosen, problem) is not None
+    asked = auto  # whether the entry was asked for its reasons: up to the chosen one, or to compare
     for entry in KERNELS:
         reason = entry.unsupported(problem)
-        if reason is None and auto and (before or timed) and entry is not chosen:
+        if reason is None and asked and entry is not chosen:
             reason = entry.declines(problem)
         if reason is None and timed and (estimate := expected(entry, problem)) is not None:
             estimates[entry.name] = estimate
         if entry is chosen:
-            before = False
+            asked = timed
         else:
             rejected[entry.name] = reason or _unneeded(chosen, kernel, entry.name in estimates)
     why = chosen.declines(problem) or chosen.why

@@ -332,7 +332,7 @@ def bench(case: Case, shape: tuple[int, int], tiny: bool, speed: float) -> list[
     agree(calls, plain)
     name = f"{case.name}, {shape[0]} x {shape[1]}, {str(dtype)[6:]}"
     flops = 2 * graph.num_edges * shape[0] * shape[1]  # of one product
-    columns = reuse(graph).columns if making else ()
+    shared = reuse(graph) if making else {}
     rows = []
     for direction, products in (("forward", 2), ("forward + backward", 7)):
 
@@ -357,7 +357,7 @@ def bench(case: Case, shape: tuple[int, int], tiny: bool, speed: float) -> list[
                 timed.kernel,
                 ms["ours"] / best,
                 {kernel: each.ms for kernel, each in timed.expected.items()},
-                {of: graph.num_edges / max(n, 1) for of, n in zip(SIZES, columns)},
+                shared,
                 making,
             )
         )

@@ -22,6 +22,7 @@ from graphattn.graphs.structure import (
     is_symmetric,
     stack_blocks,
 )
+from graphattn.graphs.windows import sharing_order
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,7 +125,19 @@ def _(graph: Batch) -> bool | None:
 def _(graph: Batch) -> Tensor | None:
     if all(row_order(part) is None for part in graph.graphs):
         return None
-    return row_order.rules.dispatch(Graph)(graph)
+    return row_order.default(graph)
+
+
+@sharing_order.register
+def _(graph: Batch) -> Tensor | None:
+    found = [sharing_order(part) for part in graph.graphs]
+    if all(order is None for order in found):
+        return None
+    orders = []
+    for part, order, (first, _) in zip(graph.graphs, found, graph.offsets, strict=True):
+        own = torch.arange(part.num_dst, device=graph.device) if order is None else order
+        orders.append(own + first)
+    return torch.cat(orders) if graph.num_dst == graph.num_src else None
 
 
 @is_simple.register

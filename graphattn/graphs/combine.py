@@ -19,8 +19,16 @@ from graphattn.graphs.graph import (
     require_graph,
 )
 from graphattn.graphs.order import edge_ahead, last_listener
-from graphattn.graphs.sequence import SlidingWindow, edges_of_intervals
-from graphattn.graphs.spans import Spans, as_spans, both, but, either, only_intervals
+from graphattn.graphs.sequence import SlidingWindow, edges_of_parts
+from graphattn.graphs.spans import (
+    Spans,
+    as_spans,
+    count_spans,
+    difference_of,
+    intersection_of,
+    only_intervals,
+    union_of,
+)
 from graphattn.graphs.structure import (
     Blocks,
     Dense,
@@ -61,8 +69,8 @@ class Union(SetOperation):
     sign = "|"
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        if (intervals := as_intervals(self)) is not None:
-            return edges_of_intervals(self, *intervals)
+        if (spans := as_spans(self)) is not None:
+            return edges_of_parts(self, spans.parts)
         require_edges(self, self.left.num_edges + self.right.num_edges)
         keys = torch.cat([sorted_keys(self.left), sorted_keys(self.right)])
         return pairs_of(keys.unique(), self.num_src)
@@ -73,7 +81,7 @@ class Union(SetOperation):
 
 @as_spans.register
 def _(graph: Union) -> Spans | None:
-    return either(as_spans(graph.left), as_spans(graph.right))
+    return union_of(as_spans(graph.left), as_spans(graph.right))
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,8 +91,8 @@ class Intersection(SetOperation):
     sign = "&"
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        if (intervals := as_intervals(self)) is not None:
-            return edges_of_intervals(self, *intervals)
+        if (spans := as_spans(self)) is not None:
+            return edges_of_parts(self, spans.parts)
         listed, asked = self.left, self.right
         if listed.num_edges > asked.num_edges:
             listed, asked = asked, listed
@@ -98,7 +106,7 @@ class Intersection(SetOperation):
 
 @as_spans.register
 def _(graph: Intersection) -> Spans | None:
-    return both(as_spans(graph.left), as_spans(graph.right))
+    return intersection_of(as_spans(graph.left), as_spans(graph.right))
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,8 +116,8 @@ class Difference(SetOperation):
     sign = "-"
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        if (intervals := as_intervals(self)) is not None:
-            return edges_of_intervals(self, *intervals)
+        if (spans := as_spans(self)) is not None:
+            return edges_of_parts(self, spans.parts)
         dst, src = pairs_of(sorted_keys(self.left).unique_consecutive(), self.num_src)
         kept = ~self.right.has_edge(dst, src)
         return dst[kept], src[kept]
@@ -120,7 +128,7 @@ class Difference(SetOperation):
 
 @as_spans.register
 def _(graph: Difference) -> Spans | None:
-    return but(as_spans(graph.left), as_spans(graph.right), graph.num_src)
+    return difference_of(as_spans(graph.left), as_spans(graph.right), graph.num_src)
 
 
 @as_intervals.register
@@ -133,15 +141,10 @@ def _(graph: SetOperation) -> Blocks | None:
     """Two intervals in a row are not worth listing all edges for blocks that are seldom there."""
     if as_spans(graph) is not None and as_intervals(graph) is None:
         return None
-    return as_blocks.rules.dispatch(Graph)(graph)
+    return as_blocks.default(graph)
 
 
-@count_edges.register
-def _(graph: SetOperation) -> int:
-    """Without listing edges wherever the spans are known."""
-    if (spans := as_spans(graph)) is None:
-        return graph.edge_index.shape[1]
-    return sum(int((part.stop - part.start).sum()) for part in spans.parts)
+count_edges.register(Intersection)(count_spans)
 
 
 @count_edges.register
@@ -149,14 +152,14 @@ def _(graph: Union) -> int:
     """What both graphs have is found by listing the smaller one, and counts once."""
     left, right = graph.left, graph.right
     if as_spans(graph) is not None or not is_simple(left) or not is_simple(right):
-        return count_edges.rules.dispatch(SetOperation)(graph)
+        return count_spans(graph)
     return left.num_edges + right.num_edges - (left & right).num_edges
 
 
 @count_edges.register
 def _(graph: Difference) -> int:
     if as_spans(graph) is not None or not is_simple(graph.left):
-        return count_edges.rules.dispatch(SetOperation)(graph)
+        return count_spans(graph)
     return graph.left.num_edges - (graph.left & graph.right).num_edges
 
 
@@ -194,7 +197,7 @@ def _(graph: Intersection) -> Tensor:
             last = last_listener(other)
             node = torch.arange(len(last), device=last.device)
             return last.masked_fill(last < node, -1)
-    return last_listener.rules.dispatch(Graph)(graph)
+    return last_listener.default(graph)
 
 
 @edge_ahead.register
@@ -206,12 +209,12 @@ def _(graph: Union) -> tuple[int, int] | None:
 def _(graph: Intersection) -> tuple[int, int] | None:
     if edge_ahead(graph.left) is None or edge_ahead(graph.right) is None:
         return None
-    return edge_ahead.rules.dispatch(Graph)(graph)
+    return edge_ahead.default(graph)
 
 
 @edge_ahead.register
 def _(graph: Difference) -> tuple[int, int] | None:
-    return None if edge_ahead(graph.left) is None else edge_ahead.rules.dispatch(Graph)(graph)
+    return None if edge_ahead(graph.left) is None else edge_ahead.default(graph)
 
 
 def union(left: Graph, right: Graph) -> Graph:

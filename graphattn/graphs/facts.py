@@ -59,3 +59,7 @@ class fact(Generic[T]):
     def __call__(self, graph: Graph) -> T:
         graph.keep(self.key, self.rules)
         return getattr(graph, self.key)
+
+    def default(self, graph: Graph) -> T:
+        """What a class without a rule of its own is answered; for rules that know it sometimes."""
+        return self.rules.dispatch(object)(graph)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs import csr as _csr
-from graphattn.graphs import structure
+from graphattn.graphs import spans, structure
 from graphattn.graphs.facts import FACTS, KEPT, constant_when_compiled, fact
 from graphattn.graphs.memory import require
 
@@ -108,8 +108,9 @@ class Graph(ABC):
 
     def in_degree(self) -> Tensor:
         """Number of sources that each destination hears, int64 of shape (num_dst,)."""
-        if (intervals := structure.as_intervals(self)) is not None:
-            return intervals.stop - intervals.start
+        if (found := spans.as_spans(self)) is not None:
+            first, second = found
+            return first.stop - first.start + second.stop - second.start
         return self.csr().ptr.diff()
 
     def out_degree(self) -> Tensor:
@@ -385,6 +386,7 @@ def num_nodes(graph: Graph, what: str) -> int:
     if graph.num_dst != graph.num_src:
         raise ValueError(
             f"{what} a graph from a set of nodes to itself, got {graph.num_src} sources and "
-            f"{graph.num_dst} destinations"
+            f"{graph.num_dst} destinations; number both sets in one, the sources behind the "
+            "destinations"
         )
     return graph.num_dst

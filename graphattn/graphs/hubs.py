@@ -31,10 +31,12 @@ class Hubs(Graph):
         return pairs_of(keys.unique(), self.num_src)
 
     def has_edge(self, dst, src):
-        found = False
-        for node in self.nodes:
-            found = found | (dst == node) | (src == node)
-        return found if self.nodes else (dst < 0) & (src < 0)
+        if not isinstance(dst, Tensor) and not isinstance(src, Tensor):
+            return dst in self.nodes or src in self.nodes
+        hubs = torch.tensor(self.nodes, dtype=torch.int64)
+        is_hub = torch.zeros(self.num_dst, dtype=torch.bool).index_fill(0, hubs, True)
+        is_hub = is_hub.to(dst.device if isinstance(dst, Tensor) else src.device)
+        return is_hub[dst] | is_hub[src]
 
     def __str__(self) -> str:
         return f"hubs({self.num_dst}, {list(self.nodes)})"
@@ -48,17 +50,17 @@ def _(graph: Hubs) -> int:
 @as_spans.register
 def _(graph: Hubs) -> Spans | None:
     """All others attend to the hubs, which are an interval or two if they lie side by side."""
-    hubs = torch.tensor(graph.nodes, dtype=torch.int64, device=graph.device)
-    begins = [node for node in graph.nodes if node - 1 not in graph.nodes]
-    stops = [node + 1 for node in graph.nodes if node + 1 not in graph.nodes]
+    nodes = set(graph.nodes)
+    begins = [node for node in graph.nodes if node - 1 not in nodes]
+    stops = [node + 1 for node in graph.nodes if node + 1 not in nodes]
     if len(begins) > 2:
         return None
-    parts = []
-    for heard_by_hubs in (graph.num_src, 0):
-        bound = (begins.pop(0), stops.pop(0)) if begins else (0, 0)
+    hubs = torch.tensor(graph.nodes, dtype=torch.int64, device=graph.device)
+    runs, parts = [*zip(begins, stops), (0, 0), (0, 0)], []
+    for bound, heard_by_hubs in zip(runs, (graph.num_src, 0)):
         start, stop = (torch.full((graph.num_dst,), end, device=graph.device) for end in bound)
-        stop = stop.index_fill(0, hubs, heard_by_hubs)
-        parts.append(Intervals(start.index_fill(0, hubs, 0), stop))
+        start, stop = start.index_fill(0, hubs, 0), stop.index_fill(0, hubs, heard_by_hubs)
+        parts.append(Intervals(start, stop))
     return Spans(*parts)
 
 

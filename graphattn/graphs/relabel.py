@@ -9,17 +9,25 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs.checks import integer, integers, items
-from graphattn.graphs.csr import pair_keys, pairs_of
+from graphattn.graphs.csr import pair_keys, pairs_of, row_order
+from graphattn.graphs.facts import fact
 from graphattn.graphs.graph import Graph, num_nodes, on_device
-from graphattn.graphs.sequence import Complete, edges_of_intervals
-from graphattn.graphs.spans import Spans, alone, as_spans, either, tidy
+from graphattn.graphs.sequence import Complete, edges_of_parts
+from graphattn.graphs.spans import (
+    Spans,
+    as_spans,
+    count_spans,
+    empty_as_zero,
+    of_parts,
+    transposed_spans,
+)
 from graphattn.graphs.structure import (
     Intervals,
     as_intervals,
     count_edges,
-    count_intervals,
     is_simple,
     is_symmetric,
+    transposed_intervals,
 )
 
 
@@ -61,12 +69,12 @@ class Permuted(Graph):
         return self.graph.num_src
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        return pairs_of(self.sorted_keys().values, self.num_src)
+        return pairs_of(self.keys().sort().values, self.num_src)
 
-    def sorted_keys(self) -> torch.return_types.sort:
-        """The edges as numbers that ascend, and which of the other graph's edges each is."""
+    def keys(self) -> Tensor:
+        """The edges as numbers, in the order of the other graph."""
         src, dst = self.graph.edge_index
-        return pair_keys(self.place[dst], self.place[src], self.num_src).sort(stable=True)
+        return pair_keys(self.place[dst], self.place[src], self.num_src)
 
     def has_edge(self, dst, src):
         both_numbers = not isinstance(dst, Tensor) and not isinstance(src, Tensor)
@@ -85,6 +93,12 @@ class Permuted(Graph):
         return hash((self.graph, len(self.order)))
 
 
+@fact
+def edge_before(graph: Permuted) -> Tensor:
+    """Which of the edges of the graph that was renumbered each edge is, int64 (E,)."""
+    return graph.keys().argsort(stable=True)
+
+
 @dataclass(frozen=True, repr=False)
 class Rows(Graph):
     graph: Graph
@@ -100,8 +114,8 @@ class Rows(Graph):
         return self.graph.num_src
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        if (intervals := as_intervals(self)) is not None:
-            return edges_of_intervals(self, *intervals)
+        if (spans := as_spans(self)) is not None:
+            return edges_of_parts(self, spans.parts)
         rows = self.graph.csr()
         first, last = rows.ptr[self.start], rows.ptr[self.stop]
         return rows.row[first:last] - self.start, rows.index[first:last]
@@ -121,8 +135,7 @@ def _(graph: Rows) -> Intervals | None:
 
 @as_spans.register
 def _(graph: Rows) -> Spans | None:
-    spans = as_spans(graph.graph)
-    return None if spans is None else Spans(*(_rows_of(graph, part) for part in spans))
+    return of_parts(as_spans(graph.graph), lambda part: _rows_of(graph, part))
 
 
 def _rows_of(graph: Rows, intervals: Intervals) -> Intervals:
@@ -143,8 +156,8 @@ class Columns(Graph):
         return len(self.nodes)
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        if (intervals := as_intervals(self)) is not None:
-            return edges_of_intervals(self, *intervals)
+        if (spans := as_spans(self)) is not None:
+            return edges_of_parts(self, spans.parts)
         dst, src = self.graph.edges()
         column = torch.searchsorted(self.nodes, src)
         kept = torch.nn.functional.pad(self.nodes, (0, 1), value=-1)[column] == src
@@ -168,21 +181,45 @@ def _(graph: Columns) -> Intervals | None:
 @as_spans.register
 def _(graph: Columns) -> Spans | None:
     """What was apart may meet where the sources between were left out."""
-    spans = as_spans(graph.graph)
-    if spans is None:
-        return None
-    first, second = (alone(_columns_of(graph, part)) for part in spans)
-    return either(first, second)
+    return of_parts(as_spans(graph.graph), lambda part: _columns_of(graph, part))
 
 
 def _columns_of(graph: Columns, intervals: Intervals) -> Intervals:
-    return tidy(*(torch.searchsorted(graph.nodes, end) for end in intervals))
+    return empty_as_zero(*(torch.searchsorted(graph.nodes, end) for end in intervals))
+
+
+@as_intervals.register
+def _(graph: Transpose) -> Intervals | None:
+    intervals = transposed_intervals(graph.graph)
+    return as_intervals.default(graph) if intervals is None else intervals
+
+
+@as_spans.register
+def _(graph: Transpose) -> Spans | None:
+    spans = transposed_spans(graph.graph)
+    return as_spans.default(graph) if spans is None else spans
+
+
+@transposed_spans.register
+def _(graph: Transpose) -> Spans | None:
+    spans = as_spans(graph.graph)
+    return transposed_spans.default(graph) if spans is None else spans
+
+
+@row_order.register
+def _(graph: Transpose) -> Tensor | None:
+    return None
+
+
+@row_order.register
+def _(graph: Rows | Columns) -> Tensor | None:
+    return None if row_order(graph.graph) is None else row_order.default(graph)
 
 
 @is_simple.register
 def _(graph: Rows | Columns) -> bool:
-    known = as_intervals(graph) is not None or is_simple(graph.graph)
-    return known or is_simple.rules.dispatch(Graph)(graph)
+    known = as_spans(graph) is not None or is_simple(graph.graph)
+    return known or is_simple.default(graph)
 
 
 @count_edges.register
@@ -246,5 +283,5 @@ def columns(graph: Graph, nodes: Tensor) -> Graph:
     return on_device(Columns(graph, nodes.to(graph.device)), graph.device)
 
 
-count_edges.register(Rows)(count_intervals)
-count_edges.register(Columns)(count_intervals)
+count_edges.register(Rows)(count_spans)
+count_edges.register(Columns)(count_spans)

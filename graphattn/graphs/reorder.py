@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graphs.graph import Graph, num_nodes
-from graphattn.graphs.relabel import Permuted, permuted
+from graphattn.graphs.relabel import Permuted, edge_before, permuted
 from graphattn.graphs.windows import SIZES
 
 
@@ -29,17 +29,18 @@ class Reordered(NamedTuple):
 
     def edge_order(self) -> Tensor:
         """int64 (E,); edge i of `graph` is edge `edge_order()[i]` of the one that it comes from."""
-        return self.graph.sorted_keys().indices
+        return edge_before(self.graph)
 
 
 def reordered(graph: Graph, method: str) -> Reordered:
     """The graph in an order that a method finds; see `Graph.reordered`."""
     n = num_nodes(graph, "reordering needs")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         names = ", ".join(f'"{name}"' for name in METHODS)
         raise ValueError(
             f"method must be one of {names}, got {method!r}; permuted() takes an order of your own"
         )
+
     begin = time.perf_counter()
     order = METHODS[method](graph) if n else torch.empty(0, dtype=torch.int64)
     seconds = time.perf_counter() - begin
@@ -74,7 +75,8 @@ def _reverse_cuthill_mckee(joined: Any) -> Tensor:
 
 
 def _degree(graph: Graph) -> Tensor:
-    return (graph.in_degree() + graph.out_degree()).argsort(descending=True, stable=True)
+    ends = graph.edge_index.flatten()
+    return ends.bincount(minlength=graph.num_dst).argsort(descending=True, stable=True)
 
 
 def _metis(graph: Graph) -> Tensor:
@@ -98,4 +100,4 @@ def _metis(graph: Graph) -> Tensor:
     return order[torch.tensor(label)[order].argsort(stable=True)]
 
 
-METHODS: dict[str, Callable[[Graph], Tensor]] = {"rcm": _rcm, "degree": _degree, "metis": _metis}
+METHODS: dict[str, Callable[[Graph], Tensor]] = {"rcm": _rcm, "metis": _metis, "degree": _degree}

@@ -132,7 +132,8 @@ def _reach(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @fact
-def pairs_in_reach(graph: Graph) -> int:
-    """How many pairs of a row and a node in the reach of its block there are."""
-    rows = span_rows(graph)
-    return 0 if rows is None else BLOCK * int(rows.some.long().diff().clamp(min=0).sum())
+def pairs_in_reach(graph: Graph) -> int | None:
+    """How many pairs of a row and a node in the reach of its block there are, if that is known."""
+    if (rows := span_rows(graph)) is None:
+        return None
+    return BLOCK * int(rows.some.long().diff().clamp(min=0).sum())

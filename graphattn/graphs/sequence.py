@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,7 @@ class IntervalGraph(Graph):
     def edges(self) -> tuple[Tensor, Tensor]:
         intervals = as_intervals(self)
         assert intervals is not None
-        return edges_of_intervals(self, *intervals)
+        return edges_of_parts(self, [intervals])
 
 
 @as_intervals.register
@@ -59,14 +60,17 @@ def _(graph: IntervalGraph) -> bool:
     return True
 
 
-def edges_of_intervals(graph: Graph, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-    """The `(dst, src)` of a graph whose intervals are known."""
-    degree = stop - start
+def edges_of_parts(graph: Graph, parts: Sequence[Intervals]) -> tuple[Tensor, Tensor]:
+    """The `(dst, src)` of a graph whose rows are known as intervals, some in each, in order."""
+    start = torch.stack([part.start for part in parts], 1).flatten()  # row by row
+    degree = torch.stack([part.stop - part.start for part in parts], 1).flatten()
     num_edges = int(degree.sum())
     require_edges(graph, num_edges)
-    dst = destinations(graph).repeat_interleave(degree, output_size=num_edges)
-    first = degree.cumsum(0) - degree  # place of each destination's first edge
-    return dst, torch.arange(num_edges, device=graph.device) + (start - first)[dst]
+    number = torch.arange(len(degree), device=graph.device)
+    interval = number.repeat_interleave(degree, output_size=num_edges)  # of each edge
+    first = degree.cumsum(0) - degree  # place of each interval's first edge
+    src = torch.arange(num_edges, device=graph.device) + (start - first)[interval]
+    return interval if len(parts) == 1 else interval // len(parts), src
 
 
 @dataclass(frozen=True, repr=False)

@@ -52,7 +52,7 @@ class Spans(NamedTuple):
 def as_spans(graph: Graph) -> Spans | None:
     """`Spans` if the sources of every destination are consecutive but for one gap, or none."""
     if (intervals := as_intervals(graph)) is not None:
-        return alone(intervals)
+        return without_gaps(intervals)
     if not can_be_listed(graph) or not _begins_like_spans(graph):
         return None
     return _spans_of_runs(*graph.csr()[:3])
@@ -62,12 +62,12 @@ def as_spans(graph: Graph) -> Spans | None:
 def transposed_spans(graph: Graph) -> Spans | None:
     """For each source the destinations that attend to it, if they are such."""
     if (intervals := transposed_intervals(graph)) is not None:
-        return alone(intervals)
+        return without_gaps(intervals)
     spans = as_spans(graph)
     return spans if spans is None or is_symmetric(graph) else _transposed(spans, graph.num_src)
 
 
-def alone(intervals: Intervals) -> Spans:
+def without_gaps(intervals: Intervals) -> Spans:
     """Intervals as spans without second ones."""
     return Spans(intervals, Intervals(*(torch.zeros_like(end) for end in intervals)))
 
@@ -75,6 +75,13 @@ def alone(intervals: Intervals) -> Spans:
 def only_intervals(spans: Spans | None) -> Intervals | None:
     """Spans as intervals, if none has a gap."""
     return spans.first if spans is not None and len(spans.parts) == 1 else None
+
+
+def count_spans(graph: Graph) -> int:
+    """A rule for `count_edges`: without listing edges wherever the spans are known."""
+    if (spans := as_spans(graph)) is None:
+        return graph.edge_index.shape[1]
+    return sum(int((part.stop - part.start).sum()) for part in spans.parts)
 
 
 # --- read off edges -------------------------------------------------------------------------------
@@ -114,32 +121,37 @@ def _spans_of_runs(ptr: Tensor, index: Tensor, row: Tensor) -> Spans | None:
 # --- the algebra ----------------------------------------------------------------------------------
 
 
-def either(left: Spans | None, right: Spans | None) -> Spans | None:
+def union_of(left: Spans | None, right: Spans | None) -> Spans | None:
     """The spans of a union."""
     if left is None or right is None:
         return None
     return _joined([*left.parts, *right.parts])
 
 
-def both(left: Spans | None, right: Spans | None) -> Spans | None:
+def intersection_of(left: Spans | None, right: Spans | None) -> Spans | None:
     """The spans of an intersection."""
     if left is None or right is None:
         return None
     return _joined([_meet(a, b) for a in left.parts for b in right.parts])
 
 
-def but(left: Spans | None, right: Spans | None, num_src: int) -> Spans | None:
+def difference_of(left: Spans | None, right: Spans | None, num_src: int) -> Spans | None:
     """The spans of what is left of one without the other."""
     if left is None or right is None:
         return None
     return _joined([_meet(a, gap) for a in left.parts for gap in _gaps(right, num_src)])
 
 
+def of_parts(spans: Spans | None, change: Callable[[Intervals], Intervals]) -> Spans | None:
+    """Spans each part of which is changed; what is empty then is left out, what meets is one."""
+    return None if spans is None else _joined([change(part) for part in spans.parts])
+
+
 def _meet(a: Intervals, b: Intervals) -> Intervals:
-    return tidy(torch.maximum(a.start, b.start), torch.minimum(a.stop, b.stop))
+    return empty_as_zero(torch.maximum(a.start, b.start), torch.minimum(a.stop, b.stop))
 
 
-def tidy(start: Tensor, stop: Tensor) -> Intervals:
+def empty_as_zero(start: Tensor, stop: Tensor) -> Intervals:
     """Intervals of which those are 0 to 0 that are empty."""
     empty = start >= stop
     return Intervals(start.masked_fill(empty, 0), stop.masked_fill(empty, 0))
@@ -155,25 +167,25 @@ def _gaps(spans: Spans, num_src: int) -> list[Intervals]:
         has_two = behind > 0
         ends[1] = (stop, torch.where(has_two, start, num_src))
         ends.append((torch.where(has_two, behind, num_src), whole))
-    return [tidy(*gap) for gap in ends]
+    return [empty_as_zero(*gap) for gap in ends]
 
 
 def _joined(intervals: list[Intervals]) -> Spans | None:
     """The intervals of a row as two at most, if they are so many once those that meet are one."""
     if len(intervals) == 1:
-        return alone(intervals[0])
-    none = torch.iinfo(torch.int64).max  # empty ones come last
+        return without_gaps(intervals[0])
+    last = torch.iinfo(torch.int64).max  # where empty ones are put
     ends: list[Ends] = []
     for start, stop in intervals:
         empty = start == stop
-        ends.append((start.masked_fill(empty, none), stop.masked_fill(empty, none)))
+        ends.append((start.masked_fill(empty, last), stop.masked_fill(empty, last)))
     for turn in range(len(ends)):  # a sorting network: neighbors are exchanged in turns
         for i in range(turn % 2, len(ends) - 1, 2):
             ends[i], ends[i + 1] = _in_order(ends[i], ends[i + 1])
     start, stop = ends[0]
     count = zero = torch.zeros_like(start)
     found: list[Ends] = [(zero, zero), (zero, zero)]
-    behind_all = torch.full_like(start, none)
+    behind_all = torch.full_like(start, last)
     for next_start, next_stop in [*ends[1:], (behind_all, behind_all)]:
         apart = next_start > stop
         if bool((apart & (count == 2)).any()):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from graphattn.graphs.csr import compact_by_destination
+from graphattn.graphs.csr import compact_by_destination, ends, pair_keys
 from graphattn.graphs.facts import fact
 from graphattn.graphs.memory import fits
 
@@ -191,8 +191,11 @@ def density_in_words(graph: Graph) -> str:
 @fact
 def is_simple(graph: Graph) -> bool:
     """True if no pair is an edge twice."""
-    _, index, row, _ = graph.csr()
-    return not bool(((index[1:] == index[:-1]) & (row[1:] == row[:-1])).any())
+    src, dst = ends(graph)
+    keys = pair_keys(dst, src, graph.num_src)
+    if not bool((keys[1:] >= keys[:-1]).all()):
+        keys = keys.sort().values
+    return not bool((keys[1:] == keys[:-1]).any())
 
 
 def can_be_listed(graph: Graph) -> bool:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphattn.graphs.csr import CSR, compact_by_destination
+from graphattn.graphs.csr import compact_by_destination, compact_by_source, ends
 from graphattn.graphs.facts import fact
 from graphattn.graphs.structure import is_simple
 
@@ -26,8 +26,8 @@ WORDS = TILE // 32
 # Tiles that one program works through: few enough that no program outlasts the others by long, and
 # so many that sums of parts (4 bytes a number) are little beside what the tiles read.
 LONGEST = 64
-# Of an edge, at most, while windows are made and sorted.
-BUILDING_BYTES = 80
+# Of an edge, at most, while windows are made and sorted, listing and compact CSR included.
+MAKING_BYTES = 100
 # Edges of the windows by which reuse is told.
 SAMPLE = 2**20
 
@@ -36,8 +36,9 @@ class RowWindows(NamedTuple):
     """The edges of a graph by windows of as many rows; see above.
 
     rows: int32 (windows * size,), the rows of each window; num_rows where there is none.
-    items: int32 (items, 4), of what one program works through the window, its first tile, the one
-        behind its last, and its place among the parts of long windows, or -1; these come first.
+    items: int32 (items, 4), of what one program works through, parts of long windows first:
+        the window; its first tile; the one behind its last; its number among the parts, or -1 if
+        it is a whole window.
     begin: int64 (items, size), the number of the first edge of each row, by row and then column.
     columns: int32 (tiles * TILE,), nodes; behind the last of a window it is repeated.
     words: int32 (tiles, WORDS, size).
@@ -56,81 +57,118 @@ class RowWindows(NamedTuple):
 
 @fact
 def sharing_order(graph: Graph) -> Tensor | None:
-    """An order of the nodes in which neighbors share sources, int64 (n,); None if none is known."""
+    """An order of the nodes in which neighbors share sources, int64 (n,); None if none is known.
+
+    Of a graph from a set of nodes to itself: it orders the rows, and the columns for the transpose.
+    """
     return None
 
 
-def _by(side: Callable[[Graph], tuple[CSR, int, int]], size: int, name: str) -> fact:
+def _by(side: Callable[[Graph], Side], size: int, name: str) -> fact:
     def windows(graph: Graph) -> RowWindows | None:
-        return _windows(*side(graph), sharing_order(graph), size) if is_simple(graph) else None
+        return _windows(side(graph), sharing_order(graph), size) if is_simple(graph) else None
 
     windows.__name__ = f"{name}_{size}"
     return fact(windows)
 
 
-WINDOWS_OF_ROWS = {
-    size: _by(lambda graph: (graph.csr(), graph.num_dst, graph.num_src), size, "rows")
-    for size in SIZES
-}
+class Side(NamedTuple):
+    """The edges by row: where they begin, (rows + 1,); of each, in any order, row and column."""
+
+    ptr: Tensor
+    row: Tensor
+    column: Tensor
+    num_columns: int
+
+
+def _by_row(graph: Graph) -> Side:
+    src, dst = ends(graph)
+    return Side(compact_by_destination(graph).ptr, dst, src, graph.num_src)
+
+
+def _by_column(graph: Graph) -> Side:
+    src, dst = ends(graph)
+    return Side(compact_by_source(graph).ptr, src, dst, graph.num_dst)
+
+
+WINDOWS_OF_ROWS = {size: _by(_by_row, size, "rows") for size in SIZES}
 """For each size, the fact of a graph's `RowWindows`; None if it has parallel edges."""
 
-WINDOWS_OF_COLUMNS = {
-    size: _by(lambda graph: (graph.csc(), graph.num_src, graph.num_dst), size, "columns")
-    for size in SIZES
-}
+WINDOWS_OF_COLUMNS = {size: _by(_by_column, size, "columns") for size in SIZES}
 """The same by source."""
 
 
-def _windows(
-    csr: CSR, num_rows: int, num_columns: int, order: Tensor | None, size: int
-) -> RowWindows:
-    ptr, index, row, _ = csr
-    device, num_windows = ptr.device, -(-num_rows // size)
+def _windows(side: Side, order: Tensor | None, size: int) -> RowWindows:
+    num_rows, device = len(side.ptr) - 1, side.ptr.device
     if order is None:
-        order, place = torch.arange(num_rows, device=device), row
+        order, place = torch.arange(num_rows, device=device), side.row
     else:
-        place = torch.empty_like(order).scatter_(0, order, torch.arange(num_rows, device=device))[
-            row
-        ]
-    # Distinct columns of each window, in order; `distinct` of every edge is its column's number.
-    keys, by_key = (place // size * max(num_columns, 1) + index).sort()
-    is_new = keys.diff(prepend=keys.new_full((1,), -1)) != 0
-    distinct, keys = is_new.cumsum(0) - 1, keys[is_new]
-    window = keys // max(num_columns, 1)
-    count = torch.bincount(window, minlength=num_windows)
-    tiles = (count + TILE - 1) // TILE
-    first_tile, first = tiles.cumsum(0) - tiles, count.cumsum(0) - count
-    columns = _padded(keys - window * num_columns, tiles, first, count)
-    slot = (first_tile * TILE - first)[window] + torch.arange(len(keys), device=device)
-    slot = slot[distinct]  # of the edges, by key
-    place_within = place[by_key] % size
-    num_tiles = len(columns) // TILE
-    words = torch.zeros(num_tiles * WORDS * size, dtype=torch.int32, device=device)
-    bits = torch.ones_like(slot).bitwise_left_shift(slot % 32).to(torch.int32)
-    words.index_add_(0, slot // 32 * size + place_within, bits)  # each bit once
+        places = torch.arange(num_rows, device=device)
+        place = torch.empty_like(order).scatter_(0, order, places)[side.row]
+    num_windows = -(-num_rows // size)
+    keys, by_key = (place // size * max(side.num_columns, 1) + side.column).sort()
+    slot, columns, first_tile, tiles = _compacted(keys, num_windows, max(side.num_columns, 1))
+    place = place[by_key] % size
+    words = _bits(slot, place, len(columns) // TILE, size)
     items, cut = _items(tiles, first_tile)
     rows = F.pad(order, (0, num_windows * size - num_rows), value=num_rows)
-    begin = ptr[rows].view(num_windows, size)[items[:, 0]]
+    begin = side.ptr[rows].view(num_windows, size)[items[:, 0]]
     if len(cut):
-        begin += _edges_before(items, slot // TILE, place_within, size, num_tiles)
+        begin += _edges_before(items, slot // TILE, place, size)
     narrow = torch.int32
     return RowWindows(
         rows.to(narrow),
         items.to(narrow),
         begin,
         columns.to(narrow),
-        words.view(num_tiles, WORDS, size),
+        words,
         cut.to(narrow),
         torch.empty(0, dtype=narrow, device=device),
     )
 
 
-def _padded(columns: Tensor, tiles: Tensor, first: Tensor, count: Tensor) -> Tensor:
+def _compacted(
+    keys: Tensor, num_windows: int, num_columns: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The distinct columns of each window, in tiles.
+
+    Args:
+        keys: Of every edge, `window * num_columns + column`, ascending.
+
+    Returns:
+        Of every edge the place of its column among all; these columns, the last of a window
+        repeated until its tiles are full; of every window its first tile, and how many it has.
+    """
+    is_new = keys.diff(prepend=keys.new_full((1,), -1)) != 0
+    distinct = is_new.cumsum(0) - 1  # of every edge the number of its column
+    keys = keys[is_new]
+    window = keys // num_columns
+    count = torch.bincount(window, minlength=num_windows)
+    tiles = (count + TILE - 1) // TILE
+    first_tile, first = tiles.cumsum(0) - tiles, count.cumsum(0) - count
+    slot = (first_tile * TILE - first)[window] + torch.arange(len(keys), device=keys.device)
+    column = keys - window * num_columns
+    return slot[distinct], _padded(column, tiles, first_tile, first, count), first_tile, tiles
+
+
+def _padded(
+    columns: Tensor, tiles: Tensor, first_tile: Tensor, first: Tensor, count: Tensor
+) -> Tensor:
     """The columns of each window, the last of them repeated until its tiles are full."""
     window = torch.arange(len(tiles), device=tiles.device).repeat_interleave(tiles * TILE)
-    slots = torch.arange(len(window), device=tiles.device)
-    within = slots - ((tiles.cumsum(0) - tiles) * TILE)[window]
+    within = torch.arange(len(window), device=tiles.device) - (first_tile * TILE)[window]
     return columns[first[window] + torch.minimum(within, count[window] - 1)]
+
+
+def _bits(slot: Tensor, row: Tensor, num_tiles: int, size: int) -> Tensor:
+    """The words of all tiles, int32 (tiles, WORDS, size).
+
+    slot, row: Of every edge the place of its column among all, and of its row in the window.
+    """
+    words = torch.zeros(num_tiles * WORDS * size, dtype=torch.int32, device=slot.device)
+    bits = torch.ones_like(slot).bitwise_left_shift(slot % 32).to(torch.int32)
+    words.index_add_(0, slot // 32 * size + row, bits)  # each bit once
+    return words.view(num_tiles, WORDS, size)
 
 
 def _items(tiles: Tensor, first_tile: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +185,7 @@ def _items(tiles: Tensor, first_tile: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([torch.stack([cut[of_part, 0], begin, end, number], 1), whole[~long]]), cut
 
 
-def _edges_before(items: Tensor, tile: Tensor, row: Tensor, size: int, num_tiles: int) -> Tensor:
+def _edges_before(items: Tensor, tile: Tensor, row: Tensor, size: int) -> Tensor:
     """How many edges of each row are in the parts of its window before an item, (items, size).
 
     tile, row: Of every edge the tile, and the place of its row in the window.
@@ -166,15 +204,27 @@ def _edges_before(items: Tensor, tile: Tensor, row: Tensor, size: int, num_tiles
 # --- reuse ----------------------------------------------------------------------------------------
 
 
-class Reuse(NamedTuple):
+class WindowCounts(NamedTuple):
     """How many columns and tiles the windows of a graph have, by their size; an estimate."""
 
     columns: tuple[int, ...]
     tiles: tuple[int, ...]
 
 
+def reuse(graph: Graph) -> dict[int, float]:
+    """By the size of windows, how many edges each source serves that one of them loads.
+
+    Example:
+        >>> import graphattn as ga
+        >>> reuse(ga.sliding_window(64, 2))
+        {16: 4.1..., 32: 4.6..., 64: 4.9...}
+    """
+    columns = window_counts(graph).columns
+    return {size: graph.num_edges / max(n, 1) for size, n in zip(SIZES, columns)}
+
+
 @fact
-def reuse(graph: Graph) -> Reuse:
+def window_counts(graph: Graph) -> WindowCounts:
     """What some windows tell of all, drawn at random, of SAMPLE edges or a few more."""
     ptr, index, _ = compact_by_destination(graph)
     device, largest = ptr.device, SIZES[-1]
@@ -197,4 +247,4 @@ def reuse(graph: Graph) -> Reuse:
         _, count = (keys // max(graph.num_src, 1)).unique_consecutive(return_counts=True)
         columns.append(round(share * len(keys)))
         tiles.append(round(share * int((-(-count // TILE)).sum())))
-    return Reuse(tuple(columns), tuple(tiles))
+    return WindowCounts(tuple(columns), tuple(tiles))

@@ -12,6 +12,7 @@ from torch import Tensor
 from graphattn.graphs import Graph
 from graphattn.graphs.facts import fact
 from graphattn.graphs.graph import on_device
+from graphattn.graphs.spans import Spans, as_spans, empty_as_zero, of_parts
 from graphattn.graphs.structure import Intervals, as_intervals, is_simple
 
 KEPT_PLACES = 32  # of each graph: shapes that come again, as in training
@@ -113,17 +114,24 @@ def _overlap(size: int, shift: int, stop: int) -> tuple[int, int]:
 
 @as_intervals.register
 def _(graph: Placed) -> Intervals | None:
-    if (intervals := as_intervals(graph.graph)) is None:
-        return None
+    intervals = as_intervals(graph.graph)
+    return None if intervals is None else _placed(graph, intervals)
+
+
+@as_spans.register
+def _(graph: Placed) -> Spans | None:
+    return of_parts(as_spans(graph.graph), lambda part: _placed(graph, part))
+
+
+def _placed(graph: Placed, intervals: Intervals) -> Intervals:
     at, (first, last) = graph.at, graph.rows
     begin, end = _overlap(at.num_src, at.column, at.stop)
     rows, outside = slice(first + at.row, last + at.row), (first, at.num_dst - last)
-    bounds = [
+    bounds = (
         torch.nn.functional.pad((bound[rows] - at.column).clamp(begin, end), outside)
         for bound in intervals
-    ]
-    empty = bounds[0] >= bounds[1]
-    return Intervals(*(bound.masked_fill(empty, 0) for bound in bounds))
+    )
+    return empty_as_zero(*bounds)
 
 
 @is_simple.register

@@ -12,7 +12,7 @@ from graphattn.biases import bias_of_grid
 from graphattn.graphs.facts import fact
 from graphattn.graphs.graph import Graph
 from graphattn.graphs.structure import Block, as_blocks, as_intervals, is_symmetric
-from graphattn.kernels.cost import milliseconds, numbers
+from graphattn.kernels.cost import head_counts, milliseconds
 from graphattn.kernels.problem import Estimate, Kernel, Problem
 from graphattn.kernels.sdpa import flash_work, scaled_dot_product
 
@@ -136,7 +136,7 @@ def expected(problem: Problem) -> Estimate | None:
     pairs = sum(
         block.dst.numel() * block.src.shape[1] / (2 if block.causal else 1) for block in cut.blocks
     )
-    heads, kv_heads, dims = numbers(problem)
+    heads, kv_heads, dims = head_counts(problem)
     nodes = cut.dst.start.numel() * heads + cut.src.start.numel() * kv_heads
     work, calls = flash_work(problem, pairs), len(cut.blocks)
     host = calls * work.host[0], calls * work.host[1]

@@ -72,7 +72,7 @@ def trains(problem: Problem) -> bool:
     )
 
 
-def numbers(problem: Problem) -> tuple[int, int, int]:
+def head_counts(problem: Problem) -> tuple[int, int, int]:
     """Heads of the whole batch, key heads of it, and numbers of a head's key and value."""
     batch = problem.query.shape[:-3].numel()
     dims = problem.query.shape[-1] + problem.value.shape[-1]
@@ -82,7 +82,7 @@ def numbers(problem: Problem) -> tuple[int, int, int]:
 def milliseconds(problem: Problem, work: Work) -> float:
     """What the GPU takes for the slowest of what it does, and the launches."""
     machine = MACHINES.get(generation(problem.query), MACHINES[9])
-    heads, kv_heads, dims = numbers(problem)
+    heads, kv_heads, dims = head_counts(problem)
     item, both = problem.query.element_size(), trains(problem)
     bytes_, products, instructions = work.backward if both else (1.0, 1.0, 1.0)
     sources = problem.key.shape[-3] * kv_heads * dims * item

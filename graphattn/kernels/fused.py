@@ -430,7 +430,7 @@ def _attend_backward(
     of_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the first nine tensors of a call; empty where not needed."""
-    if len(graph) != 2 * _size_of_side(backend):
+    if len(graph) != 2 * _tensors_a_side(backend):
         raise ValueError("the operator was given no transpose of the graph, which backward needs")
     tensors = (query, key, value, bias, edge_key, edge_value, edge, weight, sink, seed)
     options = (listed, score, slope, scale, softcap, normalizer, dropout)
@@ -458,12 +458,12 @@ def _(grad, result, stats, needed, *tensors_and_options):
 def _call(
     backend: str, tensors: Sequence[Tensor | None], graph: Sequence[Tensor], *options: Any
 ) -> Call:
-    edges, size = BACKENDS[backend].edges, _size_of_side(backend)
+    edges, size = BACKENDS[backend].edges, _tensors_a_side(backend)
     rows, columns = edges(*graph[:size]), edges(*graph[-size:])
     return Call(*tensors, rows, columns, *options)  # pyright: ignore
 
 
-def _size_of_side(backend: str) -> int:
+def _tensors_a_side(backend: str) -> int:
     return len(BACKENDS[backend].edges._fields)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from graphattn.graphs import rows
 from graphattn.graphs.csr import row_order
 from graphattn.graphs.rows import SpanRows, pairs_in_reach, span_columns, span_rows
-from graphattn.kernels.cost import Work, milliseconds, numbers
+from graphattn.kernels.cost import Work, head_counts, milliseconds
 from graphattn.kernels.fused import BACKENDS, Backend, Call, Wanted, attend
 from graphattn.kernels.launch import MOST_PROGRAMS, generation, launch, of_nodes, on_device_of
 from graphattn.kernels.problem import Estimate, Kernel, Problem
@@ -29,6 +29,7 @@ from graphattn.kernels.tiles import (
     all_gradients,
     beyond_tiles,
     blocks_of_dims,
+    class_of,
     common,
     empty_gradients,
     empty_outputs,
@@ -57,15 +58,16 @@ def declines(problem: Problem) -> str | None:
 
 
 def expected(problem: Problem) -> Estimate | None:
-    if beyond_tiles(problem) is not None or span_rows(problem.graph) is None:
+    reached = pairs_in_reach(problem.graph)
+    if reached is None or beyond_tiles(problem) is not None:
         return None
-    heads, _, dims = numbers(problem)
+    heads, _, dims = head_counts(problem)
     width = max(problem.query.shape[-1], problem.value.shape[-1])
     lean = problem.bias is not None or problem.dropout > 0
     tiles = tiles_of("forward", width, problem.query, lean=lean)
     # A program takes several blocks, of which each reaches as much further as it is long.
     further = (tiles.CHUNKS - 1) * rows.BLOCK * problem.graph.num_dst
-    scored = pairs_in_reach(problem.graph) + further
+    scored = reached + further
     work = Work(
         products=2 * scored * heads * dims,
         share=0.45,
@@ -79,10 +81,12 @@ def expected(problem: Problem) -> Estimate | None:
 
 def lower(problem: Problem, wanted: Wanted) -> tuple[list[SpanRows], bool]:
     graph = problem.graph
-    found = [span_rows(graph), *([span_columns(graph)] if wanted.transpose else [])]
     order = row_order(graph) if wanted.per_edge else None
-    sides = [side for side in found if side is not None]
-    return [side if order is None else side._replace(edge=order) for side in sides], False
+    sides = []
+    for side in (span_rows(graph), span_columns(graph))[: 1 + wanted.transpose]:
+        assert side is not None
+        sides.append(side if order is None else side._replace(edge=order))
+    return sides, False
 
 
 def _jit() -> Any:
@@ -103,32 +107,32 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-# By the function, the largest head dimension and the bytes of a number: as large as fits into the
+# By the function, the bytes of a number and the largest head dimension: as large as fits into the
 # registers of a thread. (At float32, 128, by_destination spills some.) Not measured yet.
 TILES = {
-    ("forward", 64, 2): Tiles(4, 64, 8, 3),
-    ("forward", 128, 2): Tiles(4, 64, 8, 2),
-    ("forward", 256, 2): Tiles(2, 32, 8, 2),
-    ("forward", 64, 4): Tiles(1, 32, 8, 2),
-    ("forward", 128, 4): Tiles(1, 16, 8, 2),
-    ("by_destination", 64, 2): Tiles(4, 64, 8, 2),
-    ("by_destination", 128, 2): Tiles(4, 32, 8, 2),
-    ("by_destination", 256, 2): Tiles(2, 16, 8, 2),
-    ("by_destination", 64, 4): Tiles(1, 32, 8, 1),
-    ("by_destination", 128, 4): Tiles(1, 16, 8, 1),
-    ("by_source", 64, 2): Tiles(4, 32, 8, 2),
-    ("by_source", 128, 2): Tiles(2, 32, 8, 2),
-    ("by_source", 256, 2): Tiles(1, 16, 8, 2),
-    ("by_source", 64, 4): Tiles(1, 32, 8, 1),
-    ("by_source", 128, 4): Tiles(1, 16, 8, 1),
+    ("forward", 2, 64): Tiles(4, 64, 8, 3),
+    ("forward", 2, 128): Tiles(4, 64, 8, 2),
+    ("forward", 2, 256): Tiles(2, 32, 8, 2),
+    ("forward", 4, 64): Tiles(1, 32, 8, 2),
+    ("forward", 4, 128): Tiles(1, 16, 8, 2),
+    ("by_destination", 2, 64): Tiles(4, 64, 8, 2),
+    ("by_destination", 2, 128): Tiles(4, 32, 8, 2),
+    ("by_destination", 2, 256): Tiles(2, 16, 8, 2),
+    ("by_destination", 4, 64): Tiles(1, 32, 8, 1),
+    ("by_destination", 4, 128): Tiles(1, 16, 8, 1),
+    ("by_source", 2, 64): Tiles(4, 32, 8, 2),
+    ("by_source", 2, 128): Tiles(2, 32, 8, 2),
+    ("by_source", 2, 256): Tiles(1, 16, 8, 2),
+    ("by_source", 4, 64): Tiles(1, 32, 8, 1),
+    ("by_source", 4, 128): Tiles(1, 16, 8, 1),
 }
 # By the generation of the GPU, the first number of its compute capability.
 SMALLER_TILES = {
     8: {
-        ("forward", 128, 2): Tiles(4, 32, 8, 3),
-        ("by_destination", 128, 2): Tiles(2, 32, 8, 2),
+        ("forward", 2, 128): Tiles(4, 32, 8, 3),
+        ("by_destination", 2, 128): Tiles(2, 32, 8, 2),
     },
-    10: {("by_destination", 128, 2): Tiles(2, 32, 8, 2)},
+    10: {("by_destination", 2, 128): Tiles(2, 32, 8, 2)},
 }
 
 
@@ -137,8 +141,7 @@ def tiles_of(name: str, width: int, query: Tensor, *, lean: bool) -> Tiles:
 
     lean: Whether registers are needed for more, to tell edges apart or for random numbers.
     """
-    size = next(size for size in (64, 128, 256) if width <= size)
-    key = (name, size, query.element_size())
+    key = (name, *class_of(width, query))
     tiles = SMALLER_TILES.get(generation(query), {}).get(key) or TILES[key]
     if not lean:
         return tiles

@@ -70,14 +70,30 @@ class Estimate(NamedTuple):
 
     ms: Milliseconds; forward, and backward where a gradient may be asked for.
     reuse: Edges for each source that it loads, if it loads them for several destinations.
+    once: Milliseconds to prepare the graph before the first call.
     """
 
     ms: float
     reuse: float | None = None
+    once: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """What kernels are compared by: the time of a call, and its share of what is done once."""
+        return self.ms + self.once / CALLS
 
     def __str__(self) -> str:
-        words = f"expected {self.ms:.2g} ms"
-        return words if self.reuse is None else f"{words}, {self.reuse:.3g} edges per loaded source"
+        words = f"expected {_short(self.ms)} ms"
+        if self.reuse is None:
+            return words
+        return f"{words}, {_short(self.reuse)} edges per loaded source"
+
+
+CALLS = 100  # that share what is done once for a graph
+
+
+def _short(x: float) -> str:
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
 @dataclass(frozen=True)

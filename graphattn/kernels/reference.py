@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphattn.graphs.structure import density_in_words
-from graphattn.kernels.cost import Work, milliseconds, numbers
+from graphattn.kernels.cost import Work, head_counts, milliseconds
 from graphattn.kernels.pairs import edge_logits, gather, normalized, too_many
 from graphattn.kernels.problem import Estimate, Kernel, Problem
 from graphattn.segments import segment_softmax, segment_sum
@@ -38,7 +38,7 @@ def declines(problem: Problem) -> str | None:
 
 
 def expected(problem: Problem) -> Estimate:
-    heads, _, dims = numbers(problem)
+    heads, _, dims = head_counts(problem)
     numbers_moved = 5 * problem.graph.num_edges * heads * dims  # gathered, multiplied, scattered
     work = Work(streamed=4 * numbers_moved, host=(0.3, 0.6))
     return Estimate(milliseconds(problem, work))

@@ -19,20 +19,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from graphattn.graphs import Graph
 from graphattn.graphs.csr import row_order
+from graphattn.graphs.facts import fact
 from graphattn.graphs.memory import shortage
 from graphattn.graphs.rows import span_rows
 from graphattn.graphs.structure import is_simple, is_symmetric
 from graphattn.graphs.windows import (
-    BUILDING_BYTES,
+    MAKING_BYTES,
     SIZES,
     TILE,
     WINDOWS_OF_COLUMNS,
     WINDOWS_OF_ROWS,
     RowWindows,
-    reuse,
+    window_counts,
 )
-from graphattn.kernels.cost import Work, milliseconds, numbers
+from graphattn.kernels.cost import Work, head_counts, milliseconds
 from graphattn.kernels.fused import BACKENDS, Backend, Call, Wanted, attend
 from graphattn.kernels.launch import (
     MOST_PROGRAMS,
@@ -47,13 +49,14 @@ from graphattn.kernels.tiles import (
     all_gradients,
     beyond_tiles,
     blocks_of_dims,
+    class_of,
     common,
     empty_gradients,
     empty_outputs,
 )
 
-# Of both layouts of a graph, and the calls that share it. Guesses, as all in `cost.py`.
-MAKING_MS, MAKING_MS_PER_EDGE, CALLS = 3.0, 3e-6, 100
+# Of both layouts of a graph; a guess, as all in `cost.py`.
+MAKING_MS, MAKING_MS_PER_EDGE = 3.0, 3e-6
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -67,11 +70,17 @@ def unsupported(problem: Problem) -> str | None:
             f"{nodes} nodes of {size} x {problem.heads} heads are more than one launch has "
             "programs for"
         )
-    if (short := shortage(BUILDING_BYTES * graph.num_edges, graph.device)) is not None:
+    if (short := shortage_of_making(graph)) is not None:
         return f"making the windows takes {short}"
     if not is_simple(graph):
         return "the graph has parallel edges, and a bit can't count them"
     return None
+
+
+@fact
+def shortage_of_making(graph: Graph) -> str | None:
+    """Why the windows don't fit, if so; asked once, for they are made once."""
+    return shortage(MAKING_BYTES * graph.num_edges, graph.device)
 
 
 def declines(problem: Problem) -> str | None:
@@ -88,7 +97,9 @@ def declines_graph(problem: Problem) -> str | None:
 
 
 def expected(problem: Problem) -> Estimate | None:
-    return None if beyond_tiles(problem) is not None else best_size(problem)[1]
+    if beyond_tiles(problem) is not None or shortage_of_making(problem.graph) is not None:
+        return None
+    return best_size(problem)[1]
 
 
 def best_size(problem: Problem) -> tuple[int, Estimate]:
@@ -103,13 +114,11 @@ def best_size(problem: Problem) -> tuple[int, Estimate]:
 
 def _of_size(problem: Problem, size: int) -> Estimate:
     """What is expected of windows of so many rows."""
-    heads, kv_heads, dims = numbers(problem)
+    heads, kv_heads, dims = head_counts(problem)
     item, which = problem.query.element_size(), SIZES.index(size)
-    columns, tiles = (of_sizes[which] for of_sizes in reuse(problem.graph))
+    columns, tiles = (of_sizes[which] for of_sizes in window_counts(problem.graph))
     pairs = tiles * TILE * size * heads
     _, groups = group_tiles(problem.group_size, size, most_rows_of(problem))
-    # The windows are made once, in some passes over the edges; that counts for so many calls.
-    making = (MAKING_MS + problem.graph.num_edges * MAKING_MS_PER_EDGE) / CALLS
     work = Work(
         gathered=columns * (kv_heads * groups * dims * item + 4),
         products=2 * pairs * dims,
@@ -118,26 +127,25 @@ def _of_size(problem: Problem, size: int) -> Estimate:
         backward=(3.0, 4.5, 2.5),
         host=(0.06, 0.12),
     )
-    ms = milliseconds(problem, work) + making
-    return Estimate(ms, problem.graph.num_edges / max(columns, 1))
+    edges = problem.graph.num_edges
+    making = MAKING_MS + edges * MAKING_MS_PER_EDGE
+    return Estimate(milliseconds(problem, work), edges / max(columns, 1), making)
 
 
 def lower(problem: Problem, wanted: Wanted) -> tuple[list[RowWindows], bool]:
-    graph = problem.graph
-    size, _ = best_size(problem)
-    sides = [WINDOWS_OF_ROWS[size](graph)]
-    orders = [row_order(graph) if wanted.per_edge else None]
-    if wanted.transpose and is_symmetric(graph) and not wanted.per_edge:
-        sides *= 2
-        orders *= 2
-    elif wanted.transpose:
-        sides.append(WINDOWS_OF_COLUMNS[size](graph))
-        orders.append(graph.csc().edge if wanted.per_edge else None)
-    return [
-        side if order is None else side._replace(edge=order)
-        for side, order in zip(sides, orders, strict=True)
-        if side is not None
-    ], False
+    graph, (size, _) = problem.graph, best_size(problem)
+    rows = _side(WINDOWS_OF_ROWS[size](graph), row_order(graph) if wanted.per_edge else None)
+    if not wanted.transpose:
+        return [rows], False
+    if is_symmetric(graph) and not wanted.per_edge:  # its own transpose
+        return [rows, rows], False
+    order = graph.csc().edge if wanted.per_edge else None
+    return [rows, _side(WINDOWS_OF_COLUMNS[size](graph), order)], False
+
+
+def _side(windows: RowWindows | None, order: Tensor | None) -> RowWindows:
+    assert windows is not None
+    return windows if order is None else windows._replace(edge=order)
 
 
 def _jit() -> Any:
@@ -180,14 +188,9 @@ OTHER_TILES = {
 SMALLER_TILES = {8: {("forward", 64, 2, 128): (32, 4, 3)}}
 
 
-def size_class(width: int, query: Tensor) -> tuple[int, int]:
-    """The bytes of a number, and the head dimension that tiles for so many numbers are made for."""
-    return query.element_size(), next(size for size in (64, 128, 256) if width <= size)
-
-
 def most_rows(width: int, query: Tensor, *, biased: bool) -> int:
     """Of a tile, for heads of so many numbers; telling edges apart takes registers."""
-    key = size_class(width, query)
+    key = class_of(width, query)
     return MOST_ROWS[key] // 2 if biased and key == (2, 128) else MOST_ROWS[key]
 
 
@@ -204,7 +207,7 @@ def sizes(problem: Problem) -> list[int]:
 def tiles_of(name: str, size: int, call: Call) -> Tiles:
     """Tiles for a function over windows of so many rows."""
     width, biased = max(blocks_of_dims(call)), call.bias is not None
-    key, most = size_class(width, call.query), most_rows(width, call.query, biased=biased)
+    key, most = class_of(width, call.query), most_rows(width, call.query, biased=biased)
     group = call.query.shape[-2] // call.key.shape[-2] if name != "by_source" else 1
     tile, groups = group_tiles(group, size, most)
     other = OTHER_TILES | SMALLER_TILES.get(generation(call.query), {})

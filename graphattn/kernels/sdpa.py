@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphattn.biases import bias_of_grid
-from graphattn.kernels.cost import Work, milliseconds, numbers
+from graphattn.kernels.cost import Work, head_counts, milliseconds
 from graphattn.kernels.problem import Estimate, Problem
 
 
@@ -56,7 +56,7 @@ def scaled_dot_product(
 
 def flash_work(problem: Problem, pairs: float) -> Work:
     """Of torch's fused attention without a mask, over so many pairs."""
-    heads, _, dims = numbers(problem)
+    heads, _, dims = head_counts(problem)
     return Work(
         products=2 * pairs * heads * dims,
         share=0.6,
@@ -67,7 +67,7 @@ def flash_work(problem: Problem, pairs: float) -> Work:
 
 def masked_estimate(problem: Problem) -> Estimate:
     """Of torch's fused attention over all pairs with a mask, made of bits or of the bias."""
-    heads, _, dims = numbers(problem)
+    heads, _, dims = head_counts(problem)
     pairs, item = problem.graph.num_dst * problem.graph.num_src, problem.query.element_size()
     mask = 1 + 2 * item if problem.bias is None else problem.heads * (4 + 2 * item)
     work = Work(

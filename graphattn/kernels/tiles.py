@@ -29,10 +29,10 @@ def beyond_tiles(problem: Problem) -> str | None:
         return "it computes scaled dot products, with softmax, sigmoid or no normalizer"
     if problem.edge_key is not None or problem.edge_value is not None:
         return "it knows no features of edges, which would be gathered one by one"
-    if query.dtype == torch.float64:
-        return "it sums in float32, and the tensors are of float64"
     if not query.is_cuda and not interpreted():
         return f"it runs on a GPU, and the tensors are on {query.device}"
+    if query.dtype == torch.float64:
+        return "it sums in float32, and the tensors are of float64"
     dim, largest = max(query.shape[-1], value.shape[-1]), LARGEST_DIM[query.element_size()]
     if dim > largest:
         return f"it takes up to {largest} numbers a head in {query.dtype}, and here are {dim}"
@@ -46,6 +46,11 @@ def blocks_of_dims(call: Call) -> tuple[int, int]:
     dims = call.query.shape[-1], call.value.shape[-1]
     head_block, value_block = (max(power_of_2(dim), 16) for dim in dims)  # 16: least of a product
     return head_block, value_block
+
+
+def class_of(width: int, query: Tensor) -> tuple[int, int]:
+    """The bytes of a number, and the head dimension that tiles for so many numbers are made for."""
+    return query.element_size(), next(size for size in (64, 128, 256) if width <= size)
 
 
 def common(call: Call) -> dict[str, Any]:

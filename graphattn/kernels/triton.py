@@ -19,7 +19,7 @@ from torch import Tensor
 
 from graphattn.graphs import rows
 from graphattn.graphs.rows import cut_columns, cut_rows
-from graphattn.kernels.cost import Work, milliseconds, numbers
+from graphattn.kernels.cost import Work, head_counts, milliseconds
 from graphattn.kernels.fused import (
     BACKENDS,
     Backend,
@@ -62,7 +62,7 @@ def declines(problem: Problem) -> str | None:
 
 
 def expected(problem: Problem) -> Estimate:
-    heads, kv_heads, dims = numbers(problem)
+    heads, kv_heads, dims = head_counts(problem)
     edges, item = problem.graph.num_edges, problem.query.element_size()
     features = sum(x is not None for x in (problem.edge_key, problem.edge_value)) / 2
     work = Work(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import graphattn as ga
-from graphattn.graphs.csr import CSR
+from graphattn.graphs.csr import CSR, row_order
 from graphattn.graphs.order import edge_ahead, last_listener
 from graphattn.graphs.spans import Spans, as_spans, transposed_spans
 from graphattn.graphs.structure import Blocks, as_blocks, as_dense, as_intervals
@@ -62,6 +62,7 @@ def assert_structure_is_true(graph: ga.Graph, count: np.ndarray) -> None:
         np.testing.assert_array_equal(_count_of_spans(spans, count.T.shape), count.T)
     if as_spans(graph) is not None:  # nothing else keeps the transpose from being known
         assert (transposed_spans(graph) is None) == (_runs(count.T) > 2)
+    assert (row_order(copy.copy(graph)) is None) == (graph.csr().edge is None)
     if (blocks := as_blocks(graph)) is not None:
         assert (blocks.num_dst, blocks.num_src) == count.shape
         np.testing.assert_array_equal(_count_of_blocks(blocks), count)

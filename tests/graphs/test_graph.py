@@ -206,7 +206,7 @@ def test_has_edge_broadcasts(graph):
         (lambda: ga.hubs(2**31 - 1, range(99)).edges(), r"the 425,201,762,106 edges of hubs"),
         (lambda: (ga.complete(10**6) | ga.causal(10**6)).edges(), r"the 1,000,000,000,000 edges"),
         (lambda: ga.complete(10**6).T.edges(), r"the 1,000,000,000,000 edges"),
-        (lambda: ga.complete(10**6).without_self_loops().edges(), r"edges of complete\(1000000\)"),
+        (lambda: ga.complete(10**6).without_self_loops().edges(), r"edges of \(complete\(10+\) - "),
     ],
 )  # fmt: skip
 def test_what_cannot_fit_is_an_error_with_its_size(ask, message, monkeypatch):

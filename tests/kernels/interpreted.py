@@ -1,4 +1,4 @@
-"""The GPU kernel in Triton's interpreter; `test_triton_interpreter.py` runs this in a process with
+"""The GPU kernel in Triton's interpreter; `test_interpreted.py` runs this in a process with
 TRITON_INTERPRET=1, which must be set before Triton is imported.
 
 A program takes milliseconds here, so of the shared table there are the small cases that show a
@@ -22,7 +22,7 @@ from tests.kernels.test_kernels import BY_NAME, TINY, check, run, tiny_call
 from tests.oracle import PARALLEL, Case, draw, random_edges, results
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") != "1", reason="is run by test_triton_interpreter.py"
+    os.environ.get("TRITON_INTERPRET") != "1", reason="is run by test_interpreted.py"
 )
 
 WIDE, FINE, HALF, SHORT = torch.float32, torch.float64, torch.float16, torch.bfloat16

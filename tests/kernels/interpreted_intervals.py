@@ -1,5 +1,5 @@
-"""The kernel for intervals in Triton's interpreter; `test_intervals.py` runs this in a process with
-TRITON_INTERPRET=1, which must be set before Triton is imported.
+"""The kernel for intervals in Triton's interpreter; `test_interpreted.py` runs this in a process
+with TRITON_INTERPRET=1, which must be set before Triton is imported.
 
 Blocks are of 16 rows here, so that small graphs have several.
 """
@@ -12,17 +12,15 @@ import pytest
 import torch
 
 import graphattn as ga
-from graphattn import attention, explain
+from graphattn import explain
 from graphattn.graphs import rows
 from graphattn.graphs.spans import as_spans, transposed_spans
 from graphattn.kernels import intervals
-from graphattn.kernels.fused import attend_op
-from tests.kernels.dropout import check_dropout
 from tests.kernels.test_kernels import check, run
-from tests.oracle import Case, draw, results, shuffled
+from tests.oracle import Case, draw, shuffled
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") != "1", reason="is run by test_intervals.py"
+    os.environ.get("TRITON_INTERPRET") != "1", reason="is run by test_interpreted.py"
 )
 
 WIDE, FINE, HALF, SHORT = torch.float32, torch.float64, torch.float16, torch.bfloat16
@@ -135,8 +133,7 @@ NARROW = {
 )
 def test_holds_to_the_tolerance(case: Case, dtype: torch.dtype) -> None:
     assert rows.span_rows(case.graph) is not None
-    assert isinstance(run("intervals", case, dtype), dict)
-    check("intervals", case, dtype)
+    assert check("intervals", case, dtype)
 
 
 def test_reach_of_blocks() -> None:
@@ -166,90 +163,24 @@ def test_reach_of_blocks() -> None:
 def test_several_blocks_a_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     larger = {key: tiles._replace(CHUNKS=4) for key, tiles in intervals.TILES.items()}
     monkeypatch.setattr(intervals, "TILES", larger)
-    check("intervals", BY_NAME[name], WIDE)
-
-
-def test_zero_and_very_negative_logits() -> None:
-    """Neither is taken for a pair that is no edge: all are equal, and so are the weights."""
-    graph = GLOBAL
-    v = torch.randn(graph.num_src, 1, 8)
-    degree = graph.in_degree()[:, None, None]
-    mean = torch.einsum("ij,jhd->ihd", graph.mask().float(), v) / degree
-    for logit, bias in ((0.0, None), (-1e4, None), (-1e37, None), (1.0, torch.finfo().min)):
-        q = torch.full((graph.num_dst, 1, 4), logit / 4)
-        k = torch.ones(graph.num_src, 1, 4)
-        edges = None if bias is None else torch.full((graph.num_edges, 1), bias)
-        out = attention(q, k, v, graph, scale=1.0, bias=edges, kernel="intervals")
-        torch.testing.assert_close(out, mean)
-
-
-def test_same_inputs_same_bits() -> None:
-    case = Case("same", DOCUMENTS, kv_heads=1)
-    first, again = (run("intervals", case, WIDE) for _ in range(2))
-    assert isinstance(first, dict)
-    assert isinstance(again, dict)
-    assert all(torch.equal(first[part], again[part]) for part in first)
-
-
-@pytest.mark.parametrize("biased", [False, True])
-def test_dropout(biased: bool) -> None:
-    check_dropout("intervals", ga.sliding_window(21, 2) | ga.hubs(21, [0]), WIDE, biased=biased)
-
-
-def test_only_what_is_needed() -> None:
-    q, k, v = (torch.randn(20, 1, 8, requires_grad=True) for _ in range(3))
-    out = attention(q, k, v, ga.causal(20), kernel="intervals")
-    whole = torch.autograd.grad(out.sum(), (q, k, v), retain_graph=True)
-    for leaf, expected in zip((q, k, v), whole):
-        assert torch.equal(torch.autograd.grad(out.sum(), leaf, retain_graph=True)[0], expected)
-
-
-def test_operator_and_compiled_code() -> None:
-    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
-    found = []
-    for function in (attention, compiled):
-        inputs = draw(Case("compiled", WINDOW, normalizer="sink"), WIDE)
-        out = function(*inputs[:4], kernel="intervals", **inputs.options)
-        found.append(results(inputs, out))
-    torch.testing.assert_close(*found)
-    q, k, v = (torch.randn(20, 2, 4, requires_grad=True) for _ in range(3))
-    graph = ga.sliding_window(20, 3)
-    sides: list[torch.Tensor] = []
-    for side in (rows.span_rows(graph), rows.span_columns(graph)):
-        assert side is not None
-        sides += side
-    options = ("intervals", False, "dot", 0.0, 0.5, 0.0, "softmax", 0.0, False)
-    torch.library.opcheck(attend_op, (q, k, v, *[None] * 7, sides, *options))
+    assert check("intervals", BY_NAME[name], WIDE)
 
 
 REFUSED = {
-    "three intervals": ("more than two intervals", ga.hubs(9, [0, 4, 8]), {}, WIDE),
-    "head_dim 257": ("up to 256 numbers", ga.causal(5), {"head_dim": 257}, SHORT),
-    "value_dim 129": ("up to 128 numbers", ga.causal(5), {"value_dim": 129}, WIDE),
-    "float64": ("float64", ga.causal(5), {}, FINE),
-    "features": ("features of edges", ga.causal(5), {"edges": "key"}, WIDE),
-    "additive": ("scaled dot products", ga.causal(5), {"score": "tanh"}, WIDE),
-    "sparsemax": ("scaled dot products", ga.causal(5), {"normalizer": "sparsemax"}, WIDE),
-    "no intervals": ("than two", ga.expander(9, 4), {}, WIDE),
-    "transpose": ("than two", lists((0, 3), (0, 1), (0, 3), (0, 1), (0, 3), num_src=3), {}, WIDE),
+    "three intervals": ("more than two intervals", ga.hubs(9, [0, 4, 8])),
+    "no intervals": ("than two", ga.expander(9, 4)),
+    "transpose": ("than two", lists((0, 3), (0, 1), (0, 3), (0, 1), (0, 3), num_src=3)),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_what_it_cannot(name: str) -> None:
-    reason, graph, options, dtype = REFUSED[name]
-    got = run("intervals", Case(name, graph, **options), dtype)
+    reason, graph = REFUSED[name]
+    got = run("intervals", Case(name, graph), WIDE)
     assert isinstance(got, str)
     assert reason in got
-
-
-def test_tells_no_weights() -> None:
-    q = torch.randn(5, 1, 4)
-    with pytest.raises(ValueError, match="does not compute weights"):
-        ga.attention_weights(q, q, ga.causal(5), kernel="intervals")
 
 
 def test_is_not_taken_on_the_cpu() -> None:
     plan = explain(*draw(Case("cpu", WINDOW), WIDE)[:4])
     assert plan.rejected["intervals"] == "it would be interpreted, which is there for tests"
-    assert intervals.KERNEL.declines is intervals.declines

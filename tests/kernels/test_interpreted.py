@@ -15,23 +15,23 @@ pytestmark = pytest.mark.skipif(
     reason="Triton is not installed, or it interprets",
 )
 
-# Run side by side where tests are.
+# Of files, these tests: run side by side where tests are.
 PARTS = [
-    ("interpreted.py", "test_holds_to_the_tolerance"),
-    ("interpreted.py", "not test_holds_to_the_tolerance"),
-    ("interpreted_intervals.py", ""),
-    ("interpreted_row_windows.py", ""),
+    (["interpreted.py"], "test_holds_to_the_tolerance"),
+    (["interpreted.py"], "not test_holds_to_the_tolerance"),
+    (["interpreted_intervals.py"], ""),
+    (["interpreted_row_windows.py", "interpreted_tiles.py"], ""),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "part"), PARTS)
-def test_in_the_interpreter(file: str, part: str) -> None:
+@pytest.mark.parametrize(("files", "part"), PARTS)
+def test_in_the_interpreter(files: list[str], part: str) -> None:
     outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    path = str(Path(__file__).with_name(file))
+    paths = [str(Path(__file__).with_name(file)) for file in files]
     options = ["-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--show-capture=no", "-k", part]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, path],
+        [sys.executable, "-m", "pytest", *options, *paths],
         env={**outer, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

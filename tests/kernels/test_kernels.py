@@ -52,14 +52,17 @@ def run(kernel: str, case: Case, dtype: torch.dtype, device: str = "cpu"):
     return {name: number.cpu() for name, number in results(inputs, out).items()}
 
 
-def check(kernel: str, case: Case, dtype: torch.dtype, device: str = "cpu") -> None:
-    """A kernel holds to the tolerance in a case, or refuses it with the reason of the plan."""
+def check(kernel: str, case: Case, dtype: torch.dtype, device: str = "cpu") -> bool:
+    """A kernel holds to the tolerance in a case, or refuses it with the reason of the plan.
+
+    Returns whether it computed the case.
+    """
     got = run(kernel, case, dtype, device)
     if isinstance(got, str):
         inputs = draw(case, dtype, device=device)
         reason = explain(*inputs[:4], **inputs.options).rejected[kernel]
         assert got.startswith(f'kernel "{kernel}" can\'t compute this: {reason}; ')
-        return
+        return False
     plain, truth, size = expected(case, dtype)
     for name, number in got.items():
         factor = 1 if name == "output" else 3
@@ -68,6 +71,7 @@ def check(kernel: str, case: Case, dtype: torch.dtype, device: str = "cpu") -> N
     if dtype in HALF:  # computed in float32, and rounded at the end
         rounded = truth["output"].to(dtype)
         assert_close(f"{kernel}: wide output", got["output"], rounded, truth["output"])
+    return True
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -9,7 +9,7 @@ import torch
 
 import graphattn as ga
 from graphattn import attention, explain
-from graphattn.graphs.windows import SIZES, WINDOWS_OF_COLUMNS, WINDOWS_OF_ROWS, reuse
+from graphattn.graphs.windows import SIZES, WINDOWS_OF_COLUMNS, WINDOWS_OF_ROWS, window_counts
 from graphattn.kernels import row_windows
 from graphattn.normalizers import Softmax
 from tests.kernels.test_triton_gpu import close, drawn
@@ -110,7 +110,7 @@ def test_windows_of_all_sizes(size: int, shape, monkeypatch: pytest.MonkeyPatch)
 def test_windows_are_those_of_the_cpu() -> None:
     """They are made on the GPU."""
     here, there = GRAPHS["row_windows", "hub"](NODES), made(("row_windows", "hub"))
-    assert reuse(here) == reuse(there)
+    assert window_counts(here) == window_counts(there)
     for facts in (WINDOWS_OF_ROWS, WINDOWS_OF_COLUMNS):
         one, other = facts[32](here), facts[32](there)
         assert one is not None
