@@ -212,7 +212,8 @@ class Graph(ABC):
         Edges then read from fewer places, and rows that follow each other share sources: kernels
         get faster on graphs whose numbers mean nothing. Values of nodes are brought into the order,
         `x[order]`, and results back with `torch.empty_like(out).index_copy(0, order, out)`; those
-        of edges, in edge order, with `edge_order()` of what is returned.
+        of edges, in edge order, with `edge_order()` of what is returned. Biases that are functions
+        see the new numbers.
 
         Args:
             method: "rcm", reverse Cuthill-McKee (Cuthill and McKee 1969; George 1971), by scipy:
@@ -227,6 +228,7 @@ class Graph(ABC):
         Raises:
             ValueError: If there is no such method, or destinations and sources are not the same.
             ImportError: If pymetis is asked for and missing.
+            MemoryError: If the edges don't fit.
 
         Example:
             >>> import torch, graphattn as ga

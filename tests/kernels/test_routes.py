@@ -10,6 +10,7 @@ import torch
 
 import graphattn as ga
 from graphattn import plan
+from graphattn.graphs import memory
 from graphattn.kernels import cost, intervals, row_windows, triton
 from graphattn.kernels.problem import Problem
 from graphattn.normalizers import Softmax, softmax
@@ -80,7 +81,7 @@ PICKS = [
 def test_the_fastest_is_taken(graph: ga.Graph, kernel: str) -> None:
     found = explain(graph)
     assert found.kernel == kernel, found
-    assert found.expected[kernel].ms == min(each.ms for each in found.expected.values())
+    assert found.expected[kernel].cost == min(each.cost for each in found.expected.values())
 
 
 def test_what_is_told() -> None:
@@ -121,6 +122,15 @@ def test_what_tensor_cores_cannot(graph: ga.Graph) -> None:
     assert plan.plan(problem(graph, edge_key=features), "auto").kernel == "triton"
 
 
+def test_a_graph_too_large_to_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is planned all the same, and no estimate lists it."""
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**9)
+    graph = ga.neighborhood((600, 600), 12)
+    with pytest.raises(ValueError, match=r"making the windows takes .* GB, and 1 GB are free"):
+        choose(problem(graph), "auto", plan.KERNELS)
+    assert row_windows.expected(problem(graph)) is None
+
+
 def test_the_choice_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """For alike problems; unless its kernel can't any more."""
     asked = []
@@ -131,9 +141,11 @@ def test_the_choice_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
         plan._remembered(problem(graph, **other), plan.KERNELS)
     assert len(asked) == 5
     found = plan._remembered(problem(graph), plan.KERNELS)
-    monkeypatch.setattr("graphattn.kernels.row_windows.is_simple", lambda _: False)
     assert found.name == "row_windows"
-    assert plan._remembered(problem(graph), plan.KERNELS).name != "row_windows"
+    with monkeypatch.context() as short:
+        short.setattr("graphattn.kernels.row_windows.is_simple", lambda _: False)
+        assert plan._remembered(problem(graph), plan.KERNELS).name != "row_windows"
+    assert plan._remembered(problem(graph), plan.KERNELS).name == "row_windows"
     for dim in range(1, 300):
         plan._remembered(problem(graph, dim=dim), plan.KERNELS)
     assert len(getattr(graph, plan.ROUTES)) <= plan.MOST_ROUTES
@@ -187,8 +199,8 @@ def test_is_chosen_in_compiled_code() -> None:
     def fastest(q: torch.Tensor, graph: ga.Graph) -> torch.Tensor:
         asked = Problem(q, q, q, graph, Dot(), None, softmax, 1.0, 0.0)
         span = intervals.expected(asked)
-        gathered, windows = triton.expected(asked).ms, row_windows.expected(asked).ms
-        if span is not None and span.ms < min(gathered, windows):
+        gathered, windows = triton.expected(asked).cost, row_windows.expected(asked).cost
+        if span is not None and span.cost < min(gathered, windows):
             return q + 2
         return q + (windows < gathered)
 
