@@ -76,7 +76,8 @@ def choose(problem: Problem, kernel: str, table: Sequence[Kernel] = KERNELS) -> 
                 f'kernel "{kernel}" can\'t compute this: {reason}; kernel="auto" takes one that can'
             )
         return named
-    if problem.query.is_cuda and not torch.compiler.is_compiling():
+    concrete = all(type(size) is int for size in problem.query.shape)  # and no symbols
+    if problem.query.is_cuda and concrete and not torch.compiler.is_compiling():
         return _remembered(problem, table)
     return _choose(problem, table)
 

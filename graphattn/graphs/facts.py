@@ -60,6 +60,10 @@ class fact(Generic[T]):
         graph.keep(self.key, self.rules)
         return getattr(graph, self.key)
 
+    def has_rule(self, graph: Graph) -> bool:
+        """Whether the class of a graph has a rule of its own."""
+        return self.rules.dispatch(type(graph)) is not self.rules.dispatch(object)
+
     def default(self, graph: Graph) -> T:
         """What a class without a rule of its own is answered; for rules that know it sometimes."""
         return self.rules.dispatch(object)(graph)

@@ -213,7 +213,7 @@ def _(graph: Neighborhood) -> Tensor | None:
 
     Along dilated axes, cells that hear each other come together.
     """
-    if len(graph.shape) == 1 and graph.dilation == (1,):
+    if not graph.num_dst or (len(graph.shape) == 1 and graph.dilation == (1,)):
         return None
     cells, width = destinations(graph), 8 if len(graph.shape) == 2 else 4
     places, steps = coordinates(cells, graph.shape), graph.dilation

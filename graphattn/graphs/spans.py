@@ -53,6 +53,8 @@ def as_spans(graph: Graph) -> Spans | None:
     """`Spans` if the sources of every destination are consecutive but for one gap, or none."""
     if (intervals := as_intervals(graph)) is not None:
         return without_gaps(intervals)
+    if as_intervals.has_rule(graph):  # is not listed to find more than its class knows
+        return None
     if not can_be_listed(graph) or not _begins_like_spans(graph):
         return None
     return _spans_of_runs(*graph.csr()[:3])

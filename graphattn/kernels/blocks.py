@@ -131,7 +131,7 @@ def declines(problem: Problem) -> str | None:
 
 
 def expected(problem: Problem) -> Estimate | None:
-    if (cut := layout(problem.graph)) is None:
+    if problem.beyond_sdpa is not None or (cut := layout(problem.graph)) is None:
         return None
     pairs = sum(
         block.dst.numel() * block.src.shape[1] / (2 if block.causal else 1) for block in cut.blocks

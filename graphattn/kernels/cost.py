@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from graphattn.features import Projected
 from graphattn.kernels.launch import generation
@@ -68,7 +69,7 @@ def trains(problem: Problem) -> bool:
     more = (problem.edge_key, problem.edge_value)
     tensors = [x.features if isinstance(x, Projected) else x for x in (*given, *more)]
     return torch.is_grad_enabled() and any(
-        isinstance(x, torch.Tensor) and x.requires_grad for x in tensors
+        isinstance(x, Tensor) and x.requires_grad for x in tensors
     )
 
 
@@ -79,20 +80,34 @@ def head_counts(problem: Problem) -> tuple[int, int, int]:
     return batch * problem.heads, batch * problem.key.shape[-2], dims
 
 
+def machine_of(x: Tensor) -> Machine:
+    return MACHINES.get(min(generation(x), 10), MACHINES[9])
+
+
+def slowest(x: Tensor, work: Work, passes: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> float:
+    """Milliseconds of the slowest of what work asks of the GPU that a tensor is on.
+
+    passes: How many times that much is read, multiplied and computed.
+    """
+    machine = machine_of(x)
+    products = work.share * machine.products if x.element_size() == 2 else machine.instructions
+    return max(
+        passes[0] * (work.gathered / GATHERED + work.streamed) / machine.bandwidth,
+        passes[1] * work.products / products,
+        passes[2] * work.instructions / machine.instructions,
+    )
+
+
 def milliseconds(problem: Problem, work: Work) -> float:
     """What the GPU takes for the slowest of what it does, and the launches."""
-    machine = MACHINES.get(generation(problem.query), MACHINES[9])
     heads, kv_heads, dims = head_counts(problem)
     item, both = problem.query.element_size(), trains(problem)
-    bytes_, products, instructions = work.backward if both else (1.0, 1.0, 1.0)
     sources = problem.key.shape[-3] * kv_heads * dims * item
     nodes = problem.query.shape[-3] * heads * dims * item + sources
-    gain = FROM_CACHE if sources <= machine.cache else 1.0
-    reading = work.gathered / (GATHERED * gain) + work.streamed + nodes
-    flops = work.share * machine.products if item == 2 else machine.instructions
-    device = max(
-        bytes_ * reading / machine.bandwidth,
-        products * work.products / flops,
-        instructions * work.instructions / machine.instructions,
-    )
-    return device + (sum(work.host) if both else work.host[0])
+    gathered = work.gathered
+    if sources <= machine_of(problem.query).cache:
+        gathered = gathered / FROM_CACHE
+    work = work._replace(gathered=gathered, streamed=work.streamed + nodes)
+    if both:
+        return slowest(problem.query, work, work.backward) + sum(work.host)
+    return slowest(problem.query, work) + work.host[0]

@@ -19,7 +19,7 @@ def unsupported(problem: Problem) -> str | None:
 
 
 def expected(problem: Problem) -> Estimate | None:
-    if (facts := as_dense(problem.graph)) is None:
+    if problem.beyond_sdpa is not None or (facts := as_dense(problem.graph)) is None:
         return None
     if problem.bias is not None:
         return masked_estimate(problem)

@@ -309,7 +309,8 @@ def _sink(problem: Problem) -> Tensor | None:
     if not isinstance(problem.normalizer, Softmax):
         return None
     wide = torch.promote_types(problem.query.dtype, torch.float32)
-    return problem.normalizer.sink_of(problem.heads, wide, problem.query.device)
+    sink = problem.normalizer.sink_of(problem.heads, wide, problem.query.device)
+    return None if sink is None else sink.contiguous()
 
 
 def sink_gradient(call: Call, stats: Tensor, delta: Tensor) -> Tensor | None:

@@ -58,8 +58,7 @@ def declines(problem: Problem) -> str | None:
 
 
 def expected(problem: Problem) -> Estimate | None:
-    reached = pairs_in_reach(problem.graph)
-    if reached is None or beyond_tiles(problem) is not None:
+    if beyond_tiles(problem) is not None or (reached := pairs_in_reach(problem.graph)) is None:
         return None
     heads, _, dims = head_counts(problem)
     width = max(problem.query.shape[-1], problem.value.shape[-1])
@@ -132,7 +131,11 @@ SMALLER_TILES = {
         ("forward", 2, 128): Tiles(4, 32, 8, 3),
         ("by_destination", 2, 128): Tiles(2, 32, 8, 2),
     },
-    10: {("by_destination", 2, 128): Tiles(2, 32, 8, 2)},
+    10: {
+        ("by_destination", 2, 128): Tiles(2, 32, 8, 2),
+        ("forward", 2, 256): Tiles(1, 32, 8, 2),
+        ("by_destination", 2, 256): Tiles(1, 16, 8, 2),
+    },
 }
 
 
@@ -142,7 +145,7 @@ def tiles_of(name: str, width: int, query: Tensor, *, lean: bool) -> Tiles:
     lean: Whether registers are needed for more, to tell edges apart or for random numbers.
     """
     key = (name, *class_of(width, query))
-    tiles = SMALLER_TILES.get(generation(query), {}).get(key) or TILES[key]
+    tiles = SMALLER_TILES.get(min(generation(query), 10), {}).get(key) or TILES[key]
     if not lean:
         return tiles
     return tiles._replace(CHUNKS=max(tiles.CHUNKS // 2, 1), STEP=min(tiles.STEP, 32))

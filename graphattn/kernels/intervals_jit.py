@@ -61,7 +61,9 @@ def phases(some, each, part, block, num_blocks, CHUNKS: tl.constexpr, STEP: tl.c
         high = tl.maximum(high, tl.load(some + 2 * chunk + 1))
         inner_low = tl.maximum(inner_low, tl.load(each + 2 * chunk))
         inner_high = tl.minimum(inner_high, tl.load(each + 2 * chunk + 1))
-    inner_low = tl.minimum(inner_low, high)  # nothing is added to the largest number of all
+    # Of rows that hear nobody, low is the largest number of all: nothing may be added to it, not
+    # even by the compiler, which loads ahead where low + STEP is below high.
+    low, inner_low = tl.minimum(low, high), tl.minimum(inner_low, high)
     first = tl.minimum(low + tl.cdiv(tl.maximum(inner_low - low, 0), STEP) * STEP, high)
     last = first + tl.maximum(inner_high - first, 0) // STEP * STEP
     return low, tl.maximum(first, low), tl.maximum(last, low), high

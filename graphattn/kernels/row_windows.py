@@ -12,6 +12,7 @@ are in `row_windows_jit.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from graphattn.graphs.csr import row_order
 from graphattn.graphs.facts import fact
 from graphattn.graphs.memory import shortage
 from graphattn.graphs.rows import span_rows
-from graphattn.graphs.structure import is_simple, is_symmetric
+from graphattn.graphs.structure import as_blocks, is_simple, is_symmetric
 from graphattn.graphs.windows import (
     MAKING_BYTES,
     SIZES,
@@ -34,7 +35,7 @@ from graphattn.graphs.windows import (
     RowWindows,
     window_counts,
 )
-from graphattn.kernels.cost import Work, head_counts, milliseconds
+from graphattn.kernels.cost import Work, head_counts, milliseconds, slowest
 from graphattn.kernels.fused import BACKENDS, Backend, Call, Wanted, attend
 from graphattn.kernels.launch import (
     MOST_PROGRAMS,
@@ -91,49 +92,57 @@ def declines(problem: Problem) -> str | None:
 
 def declines_graph(problem: Problem) -> str | None:
     """Why another kernel is thought to be faster over the graph, if so."""
-    if span_rows(problem.graph) is None:
-        return None
-    return "destinations attend to intervals, of which nothing need be listed"
+    graph = problem.graph
+    if beyond_tiles(problem) is not None:
+        return None  # it can't, anyway
+    if span_rows(graph) is not None:
+        return "destinations attend to intervals, of which nothing need be listed"
+    if problem.beyond_sdpa is None and as_blocks(graph) is not None:
+        return "the graph falls apart into dense graphs, of which nothing need be listed"
+    return None
 
 
 def expected(problem: Problem) -> Estimate | None:
-    if beyond_tiles(problem) is not None or shortage_of_making(problem.graph) is not None:
+    graph = problem.graph
+    if beyond_tiles(problem) is not None or shortage_of_making(graph) is not None:
         return None
-    return best_size(problem)[1]
+    size = best_size(problem)
+    columns = window_counts(graph).columns[SIZES.index(size)]
+    making = MAKING_MS + graph.num_edges * MAKING_MS_PER_EDGE
+    ms = milliseconds(problem, work_of(problem, size))
+    return Estimate(ms, graph.num_edges / max(columns, 1), making)
 
 
-def best_size(problem: Problem) -> tuple[int, Estimate]:
-    """How many rows a window has at best, and what is expected then."""
-    best, *others = sizes(problem)
-    estimate = _of_size(problem, best)
-    for size in others:
-        if (other := _of_size(problem, size)).ms < estimate.ms:
-            best, estimate = size, other
-    return best, estimate
+def best_size(problem: Problem) -> int:
+    """How many rows a window has at best; the same in training and afterwards, for all batches."""
+    batch = max(problem.query.shape[:-3].numel(), 1)
+    best, least = 0, math.inf
+    for size in sizes(problem):
+        ms = slowest(problem.query, work_of(problem, size)) / batch
+        if ms < least:
+            best, least = size, ms
+    return best
 
 
-def _of_size(problem: Problem, size: int) -> Estimate:
-    """What is expected of windows of so many rows."""
+def work_of(problem: Problem, size: int) -> Work:
+    """What windows of so many rows ask."""
     heads, kv_heads, dims = head_counts(problem)
-    item, which = problem.query.element_size(), SIZES.index(size)
-    columns, tiles = (of_sizes[which] for of_sizes in window_counts(problem.graph))
-    pairs = tiles * TILE * size * heads
+    counts, which = window_counts(problem.graph), SIZES.index(size)
+    pairs = counts.tiles[which] * TILE * size * heads
     _, groups = group_tiles(problem.group_size, size, most_rows_of(problem))
-    work = Work(
-        gathered=columns * (kv_heads * groups * dims * item + 4),
+    row = kv_heads * groups * dims * problem.query.element_size() + 4
+    return Work(
+        gathered=counts.columns[which] * row,
         products=2 * pairs * dims,
         share=0.4,
         instructions=pairs * (16 if problem.bias is None else 26),
         backward=(3.0, 4.5, 2.5),
         host=(0.06, 0.12),
     )
-    edges = problem.graph.num_edges
-    making = MAKING_MS + edges * MAKING_MS_PER_EDGE
-    return Estimate(milliseconds(problem, work), edges / max(columns, 1), making)
 
 
 def lower(problem: Problem, wanted: Wanted) -> tuple[list[RowWindows], bool]:
-    graph, (size, _) = problem.graph, best_size(problem)
+    graph, size = problem.graph, best_size(problem)
     rows = _side(WINDOWS_OF_ROWS[size](graph), row_order(graph) if wanted.per_edge else None)
     if not wanted.transpose:
         return [rows], False
@@ -185,7 +194,10 @@ OTHER_TILES = {
     ("by_source", 16, 4, 128): (32, 8, 2),
 }
 # By the generation of the GPU, the first number of its compute capability.
-SMALLER_TILES = {8: {("forward", 64, 2, 128): (32, 4, 3)}}
+SMALLER_TILES = {
+    8: {("forward", 64, 2, 128): (32, 4, 3)},
+    10: {("forward", 64, 2, 128): (32, 4, 3)},
+}
 
 
 def most_rows(width: int, query: Tensor, *, biased: bool) -> int:
@@ -210,7 +222,7 @@ def tiles_of(name: str, size: int, call: Call) -> Tiles:
     key, most = class_of(width, call.query), most_rows(width, call.query, biased=biased)
     group = call.query.shape[-2] // call.key.shape[-2] if name != "by_source" else 1
     tile, groups = group_tiles(group, size, most)
-    other = OTHER_TILES | SMALLER_TILES.get(generation(call.query), {})
+    other = OTHER_TILES | SMALLER_TILES.get(min(generation(call.query), 10), {})
     step, warps, stages = other.get((name, size * tile, *key), TILES[key])
     return Tiles(tile, groups, 32 if biased else step, warps, stages)
 

@@ -135,6 +135,28 @@ def edges_of(before, low, high, STEP: tl.constexpr):
         return before[:, None] + below, before + (of_low + popcount(high))
 
 
+@triton.jit
+def pairs_of(
+    words, at, within, there, before, edge, head,
+    NUMBERED: tl.constexpr, PADDED: tl.constexpr,
+    HEADS: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """Which pairs of a step are edges, and where they are among the numbers of edges and heads.
+
+    The latter if NUMBERED; then `before` is that of the next step. PADDED: Whether a tile has heads
+    that are not there, beside rows that have no bits.
+    """
+    low, high = words_of(words, at, within, ROWS, STEP)
+    valid = bits_of(low, high, STEP)
+    if PADDED:
+        valid &= there[:, None]
+    if NUMBERED:
+        e, before = edges_of(before, low, high, STEP)
+        return valid, numbers_of(edge, e, valid, head, HEADS), before
+    else:
+        return valid, valid, before
+
+
 # --- forward --------------------------------------------------------------------------------------
 
 
@@ -180,14 +202,10 @@ def forward(
         j = tl.load(columns + tl.cast(at, tl.int64) * STEP + tl.arange(0, STEP))
         k = gather(key, j, key_node, kv, None, HEAD_DIM, HEAD_BLOCK)
         v = gather(value, j, value_node, kv, None, VALUE_DIM, VALUE_BLOCK)
-        low, high = words_of(words, at, within, ROWS, STEP)
-        valid = bits_of(low, high, STEP)
-        if GROUP % GROUP_TILE:
-            valid &= there[:, None]
-        pair = valid
-        if bias is not None:
-            pair, before = edges_of(before, low, high, STEP)
-            pair = numbers_of(edge, pair, valid, head[:, None], HEADS)
+        valid, pair, before = pairs_of(
+            words, at, within, there, before, edge, head[:, None],
+            bias is not None, GROUP % GROUP_TILE != 0, HEADS, ROWS, STEP,
+        )  # fmt: skip
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         s, _ = logits_of(s, scale, softcap, bias, pair, valid, CAPPED, NORMALIZER, True)
         p, top, total, acc = weigh(s, top, total, acc, NORMALIZER)
@@ -334,14 +352,10 @@ def by_destination(
         j = tl.load(columns + tl.cast(at, tl.int64) * STEP + tl.arange(0, STEP))
         k = gather(key, j, key_node, kv, None, HEAD_DIM, HEAD_BLOCK)
         v = gather(value, j, value_node, kv, None, VALUE_DIM, VALUE_BLOCK)
-        low, high = words_of(words, at, within, ROWS, STEP)
-        valid = bits_of(low, high, STEP)
-        if GROUP % GROUP_TILE:
-            valid &= there[:, None]
-        pair = valid
-        if bias is not None:
-            pair, before = edges_of(before, low, high, STEP)
-            pair = numbers_of(edge, pair, valid, head[:, None], HEADS)
+        valid, pair, before = pairs_of(
+            words, at, within, there, before, edge, head[:, None],
+            bias is not None, GROUP % GROUP_TILE != 0, HEADS, ROWS, STEP,
+        )  # fmt: skip
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         s, bent = logits_of(s, scale, softcap, bias, pair, valid, CAPPED, NORMALIZER, True)
         p = weights_of(s, top[:, None], inverse[:, None], NORMALIZER)
@@ -406,12 +420,10 @@ def by_source(
             top = tl.load(stats + 2 * of_node + head)
             inverse = tl.load(stats + 2 * of_node + HEADS + head)
             mean = tl.load(delta + of_node + head)
-            low, high = words_of(words, at, within, ROWS, STEP)
-            valid = bits_of(low, high, STEP)
-            pair = valid
-            if bias is not None:
-                pair, before = edges_of(before, low, high, STEP)
-                pair = numbers_of(edge, pair, valid, head, HEADS)
+            valid, pair, before = pairs_of(
+                words, at, within, there, before, edge, head,
+                bias is not None, False, HEADS, ROWS, STEP,
+            )  # fmt: skip
             s = tl.dot(k, tl.trans(q), input_precision=PRECISION)
             s, bent = logits_of(s, scale, softcap, bias, pair, valid, CAPPED, NORMALIZER, True)
             p = weights_of(s, top[None, :], inverse[None, :], NORMALIZER)

@@ -15,6 +15,7 @@ from torch import Tensor
 from graphattn.kernels.fused import Call, is_fused, sink_gradient
 from graphattn.kernels.launch import interpreted, of_edges, of_nodes, power_of_2, triton_is_missing
 from graphattn.kernels.problem import Problem
+from graphattn.normalizers import identity
 from graphattn.scores import Dot
 
 LARGEST_DIM = {2: 256, 4: 128}  # by the bytes of a number
@@ -31,10 +32,11 @@ def beyond_tiles(problem: Problem) -> str | None:
         return "it knows no features of edges, which would be gathered one by one"
     if not query.is_cuda and not interpreted():
         return f"it runs on a GPU, and the tensors are on {query.device}"
-    if query.dtype == torch.float64:
-        return "it sums in float32, and the tensors are of float64"
-    dim, largest = max(query.shape[-1], value.shape[-1]), LARGEST_DIM[query.element_size()]
-    if dim > largest:
+    if (largest := LARGEST_DIM.get(query.element_size())) is None:
+        return f"it multiplies half types and sums in float32, and the tensors are of {query.dtype}"
+    if query.dtype == torch.float16 and problem.normalizer is identity:
+        return "it rounds weights to float16, which they may be beyond without a normalizer"
+    if (dim := max(query.shape[-1], value.shape[-1])) > largest:
         return f"it takes up to {largest} numbers a head in {query.dtype}, and here are {dim}"
     if (nodes := max(query.shape[-3], problem.key.shape[-3])) > MOST_NODES:
         return f"it takes up to {MOST_NODES:,} nodes, and here are {nodes:,}"

@@ -76,6 +76,15 @@ def test_they_are_the_edges(
             assert parts[1:, 1].tolist() == parts[:-1, 2].tolist()
 
 
+def test_an_order_of_nothing() -> None:
+    assert sharing_order(ga.dilated(0, 1, 2)) is None
+    batch = ga.batch([GRAPHS["grid"](), ga.complete(5)])
+    order = sharing_order(batch)
+    assert order is not None
+    assert torch.equal(order.sort().values, torch.arange(batch.num_dst))
+    assert sharing_order(ga.batch([ga.complete(5)])) is None
+
+
 def test_parallel_edges_have_none() -> None:
     assert WINDOWS_OF_ROWS[16](PARALLEL) is None
     assert WINDOWS_OF_COLUMNS[16](PARALLEL) is None

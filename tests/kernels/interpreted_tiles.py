@@ -15,7 +15,7 @@ from graphattn.graphs import windows
 from graphattn.kernels import row_windows
 from graphattn.kernels.fused import BACKENDS, Wanted, attend_op
 from graphattn.kernels.problem import Problem
-from graphattn.normalizers import softmax
+from graphattn.normalizers import Softmax, softmax
 from graphattn.scores import Dot
 from tests.kernels.dropout import check_dropout
 from tests.kernels.test_kernels import run
@@ -52,6 +52,18 @@ def test_zero_and_very_negative_logits(kernel: str) -> None:
         edges = None if bias is None else torch.full((graph.num_edges, 1), bias)
         out = attention(q, k, v, graph, scale=1.0, bias=edges, kernel=kernel)
         torch.testing.assert_close(out, mean)
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS, "triton"])
+def test_a_sink_that_is_a_view(kernel: str) -> None:
+    graph = GRAPHS.get(kernel, GRAPHS["intervals"])
+    q, k, v = torch.randn(3, graph.num_dst, 4, 8).unbind()
+    for sink in (torch.randn(4, 3)[:, 0], torch.randn(1).expand(4)):
+        out, truth = (
+            attention(q, k, v, graph, normalizer=Softmax(sink), kernel=name)
+            for name in (kernel, "reference")
+        )
+        torch.testing.assert_close(out, truth)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -104,6 +116,7 @@ REFUSED = {
     "features": ("features of edges", {"edges": "key"}, WIDE),
     "additive": ("scaled dot products", {"score": "tanh"}, WIDE),
     "sparsemax": ("scaled dot products", {"normalizer": "sparsemax"}, WIDE),
+    "no normalizer, float16": ("beyond without", {"normalizer": "none"}, torch.float16),
 }
 
 

@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import graphattn as ga
 from graphattn import plan
 from graphattn.graphs import memory
+from graphattn.graphs.facts import KEPT
+from graphattn.graphs.rows import span_rows
+from graphattn.graphs.structure import as_blocks, is_simple
+from graphattn.graphs.windows import window_counts
 from graphattn.kernels import cost, intervals, row_windows, triton
 from graphattn.kernels.problem import Problem
 from graphattn.normalizers import Softmax, softmax
 from graphattn.plan import KERNELS, choose
-from graphattn.scores import Dot
+from graphattn.scores import Additive, Dot
 from tests.oracle import PARALLEL, random_edges
 
 ON_GPU = {"intervals": lambda _: None, "row_windows": row_windows.declines_graph}
@@ -122,6 +127,41 @@ def test_what_tensor_cores_cannot(graph: ga.Graph) -> None:
     assert plan.plan(problem(graph, edge_key=features), "auto").kernel == "triton"
 
 
+def kept(graph: ga.Graph) -> int:
+    """Bytes of the tensors of its facts."""
+    facts = (fact for name, fact in vars(graph).items() if name.startswith(KEPT))
+    return sum(x.nbytes for x in tree_leaves(list(facts)) if isinstance(x, torch.Tensor))
+
+
+@pytest.mark.parametrize(
+    ("graph", "kernel"),
+    [
+        (ga.shifted_windows((1024, 1024), 128), "blocks"),
+        (ga.sliding_window(65_536, 256) | ga.hubs(65_536, [0]), "intervals"),
+        (ga.causal(65_536).T, "intervals"),
+        (ga.complete(65_536), "dense"),
+    ],
+    ids=str,
+)
+def test_what_has_structure_is_not_listed(graph: ga.Graph, kernel: str) -> None:
+    assert choose(problem(graph), "auto", plan.KERNELS).name == kernel
+    assert kept(graph) < 400 * graph.num_dst < graph.num_edges
+
+
+@pytest.mark.parametrize("graph", [ga.axial((4096, 4096)), ga.dilated(4_000_000, 40_000, 3)])
+def test_what_nobody_can_is_told(graph: ga.Graph) -> None:
+    with pytest.raises(ValueError, match=r"row_windows: making the windows takes .* TB"):
+        choose(problem(graph), "auto", plan.KERNELS)
+
+
+def test_other_scores_ask_for_no_structure() -> None:
+    graph = random_edges(3000, 3000, 20_000)
+    other = problem(graph, score=Additive(torch.zeros(8, 64, dtype=torch.bfloat16), "tanh"))
+    assert choose(other, "auto", plan.KERNELS).name == "triton"
+    asked = {fact.key for fact in (as_blocks, is_simple, span_rows, window_counts)}
+    assert not asked & set(vars(graph))
+
+
 def test_a_graph_too_large_to_list(monkeypatch: pytest.MonkeyPatch) -> None:
     """Is planned all the same, and no estimate lists it."""
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**9)
@@ -186,7 +226,10 @@ def test_more_takes_longer(entry) -> None:
 def test_size_of_windows() -> None:
     """Those share more that are larger; in float32 and with wide heads they are small."""
     grid = ga.neighborhood((64, 64), 6)
-    assert row_windows.best_size(problem(grid))[0] == 64
+    assert row_windows.best_size(problem(grid)) == 64
+    trained = problem(grid)
+    trained = replace(trained, query=trained.query.detach().requires_grad_())
+    assert row_windows.best_size(trained) == 64
     wide = problem(grid)
     wide = replace(wide, query=wide.query.float(), key=wide.key.float(), value=wide.value.float())
     assert row_windows.sizes(wide) == [16]

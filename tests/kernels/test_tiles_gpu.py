@@ -42,13 +42,16 @@ def bipartite(nodes: int) -> ga.Graph:
     return drawn & ga.bipartite(nodes // 3, nodes)
 
 
+SHORT = ga.sliding_window(50, 2) | ga.hubs(50, [0])
 GRAPHS = {
     ("intervals", "window"): lambda n: ga.sliding_window(n, 256),
     ("intervals", "causal window"): lambda n: ga.causal(n) & ga.sliding_window(n, 300),
     ("intervals", "prefix"): lambda n: ga.prefix(n // 2, n // 7),
     ("intervals", "documents"): documents,
     ("intervals", "more sources"): lambda n: ga.causal(n).rows(n // 2, n // 2 + 333),
-    ("intervals", "global tokens"): lambda n: ga.sliding_window(n, 100) | ga.hubs(n, range(5)),
+    # Programs of which no row has a second interval, and of which none hears anybody.
+    ("intervals", "global tokens"): lambda n: ga.sliding_window(n, 400) | ga.hubs(n, range(5)),
+    ("intervals", "deaf"): lambda n: ga.batch([ga.bipartite(300, 0), ga.causal(n // 9), SHORT]),
     ("intervals", "sinks"): lambda n: ga.causal(n) & (ga.sliding_window(n, 99) | ga.hubs(n, [0])),
     ("row_windows", "grid"): lambda n: ga.neighborhood((n // 80, 80), 6),
     ("row_windows", "volume"): lambda n: ga.neighborhood((16, 16, n // 256), 2),
