@@ -28,9 +28,8 @@ from graphattn.kernels.tiles_jit import (
 )
 from graphattn.kernels.triton_math import LOG2E, number
 
-TILE = tl.constexpr(
-    64
-)  # columns of a tile, of `graphs/windows.py`; a word is of 32, a step of one or two
+# Columns of a tile, as in `graphs/windows.py`; words are of 32, and steps of one or two of them.
+TILE = tl.constexpr(64)
 # Sizes of the graph: they change from call to call, and nothing is gained by compiling for them.
 SIZES = ["num_dst", "num_src", "num_items", "num_parts"]
 
