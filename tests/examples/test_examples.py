@@ -111,7 +111,7 @@ def test_custom_connectivity_runs(tmp_path, monkeypatch, capsys):
     assert result["hops"] == {"complete": 1, "expander": 2, "Florence": 4}
     assert result["accuracy"]["expander"]["1"] == 0.25
     assert result["accuracy"]["expander"]["2"] > 0.9
-    assert "masked     runs" in capsys.readouterr().out  # the plan
+    assert "masked       runs" in capsys.readouterr().out  # the plan
 
 
 @pytest.mark.parametrize("example", [vit, lm, custom_connectivity], ids=lambda e: e.__name__)

@@ -44,7 +44,7 @@ SHARED = {
         "heads first, mixed blocks",
         "large logits, parallel edges",
         "negative scale, large logits, causal",
-        "batched bias, mixed blocks",
+        "bias, isolated nodes",
         "bias with holes, parallel edges",
         "bias with dead rows, causal",
         "additive tanh, causal",
@@ -63,7 +63,7 @@ SHARED = {
         "none, isolated nodes",
         "none, bias with holes, causal",
         "none, edge features, isolated nodes",
-        "sparsemax, windows as edges",
+        "sparsemax, holes, window",
         "top 2, holes, window",
     ],
     FINE: [
@@ -98,16 +98,16 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CUT = {
-    "edges": (lambda: random_edges(5, 7, 80), {"bias": "tensor, holes", "batch": (2,)}),
+    "edges": (lambda: random_edges(5, 7, 60), {"bias": "tensor, batched, holes", "batch": (2,)}),
     "grouped": (
         lambda: random_edges(5, 7, 60),
         {"edges": "key value", "heads": 6, "kv_heads": 2, "value_dim": 5},
     ),
     "additive": (lambda: random_edges(5, 7, 60), {"edges": "key", "score": "tanh", "batch": (2,)}),
-    "intervals": (lambda: ga.sliding_window(13, 5), {"spread": 4096, "heads": 3}),
+    "intervals": (lambda: ga.sliding_window(9, 4), {"spread": 4096, "heads": 3}),
     "sink": (lambda: random_edges(5, 7, 60), {"normalizer": "sink", "softcap": 2.0}),
     "sigmoid": (lambda: random_edges(5, 7, 60), {"normalizer": "sigmoid", "edges": "value"}),
-    "none": (lambda: ga.sliding_window(13, 5), {"normalizer": "none", "batch": (2,)}),
+    "none": (lambda: ga.sliding_window(9, 4), {"normalizer": "none", "heads": 1}),
 }
 
 
@@ -157,7 +157,7 @@ def test_dropout(name: str, cuts: bool, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("name", ["bias with holes, causal", "edge keys, isolated nodes"])
 def test_weights_of_edges(name: str) -> None:
     case = BY_NAME[name]
-    graph = random_edges(7, 9, 60)
+    graph = random_edges(5, 9, 40)
     case = Case(name, graph, heads=4, kv_heads=2, bias=case.bias, edges=case.edges, batch=(2,))
     results_of = {}
     for kernel in ("triton", "reference"):
