@@ -132,6 +132,7 @@ SMALLER_TILES = {
         ("by_destination", 2, 128): Tiles(2, 32, 8, 2),
     },
     10: {
+        ("by_destination", 2, 64): Tiles(4, 32, 8, 2),
         ("by_destination", 2, 128): Tiles(2, 32, 8, 2),
         ("forward", 2, 256): Tiles(1, 32, 8, 2),
         ("by_destination", 2, 256): Tiles(1, 16, 8, 2),
@@ -148,7 +149,8 @@ def tiles_of(name: str, width: int, query: Tensor, *, lean: bool) -> Tiles:
     tiles = SMALLER_TILES.get(min(generation(query), 10), {}).get(key) or TILES[key]
     if not lean:
         return tiles
-    return tiles._replace(CHUNKS=max(tiles.CHUNKS // 2, 1), STEP=min(tiles.STEP, 32))
+    most = 16 if generation(query) == 8 else 32
+    return tiles._replace(CHUNKS=max(tiles.CHUNKS // 2, 1), STEP=min(tiles.STEP, most))
 
 
 # --- the operations -------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from graphattn.graphs import Graph
 from graphattn.graphs.csr import row_order
-from graphattn.graphs.facts import fact
+from graphattn.graphs.facts import KEPT, fact
 from graphattn.graphs.memory import shortage
 from graphattn.graphs.rows import span_rows
 from graphattn.graphs.structure import as_blocks, is_simple, is_symmetric
@@ -58,6 +58,8 @@ from graphattn.kernels.tiles import (
 
 # Of both layouts of a graph; a guess, as all in `cost.py`.
 MAKING_MS, MAKING_MS_PER_EDGE = 3.0, 3e-6
+# The attribute of a graph that keeps the best sizes of its windows, by the heads, dims and dtypes.
+BEST_SIZES = f"{KEPT}best_sizes"
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -115,6 +117,18 @@ def expected(problem: Problem) -> Estimate | None:
 
 def best_size(problem: Problem) -> int:
     """How many rows a window has at best; the same in training and afterwards, for all batches."""
+    if torch.compiler.is_compiling():
+        return _best_size(problem)
+    problem.graph.keep(BEST_SIZES, lambda graph: {})
+    known, query, key = getattr(problem.graph, BEST_SIZES), problem.query, problem.key
+    kind = (query.shape[-2:], key.shape[-2], problem.value.shape[-1], problem.bias is None)
+    kind = (*kind, query.dtype, query.device)
+    if kind not in known:
+        known[kind] = _best_size(problem)
+    return known[kind]
+
+
+def _best_size(problem: Problem) -> int:
     batch = max(problem.query.shape[:-3].numel(), 1)
     best, least = 0, math.inf
     for size in sizes(problem):
@@ -203,7 +217,8 @@ SMALLER_TILES = {
 def most_rows(width: int, query: Tensor, *, biased: bool) -> int:
     """Of a tile, for heads of so many numbers; telling edges apart takes registers."""
     key = class_of(width, query)
-    return MOST_ROWS[key] // 2 if biased and key == (2, 128) else MOST_ROWS[key]
+    halved = key == (2, 128) or (key == (2, 64) and generation(query) == 8)
+    return MOST_ROWS[key] // 2 if biased and halved else MOST_ROWS[key]
 
 
 def most_rows_of(problem: Problem) -> int:

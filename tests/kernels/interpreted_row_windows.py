@@ -78,7 +78,7 @@ CASES = [
 BY_NAME = {case.name: case for case in CASES}
 BY_NAME["head_dim 200"] = Case("head_dim 200", GRID, head_dim=200, value_dim=7, heads=1)
 NARROW = {
-    SHORT: ["some", "grouped heads", "large logits", "bias, long rows", "head_dim 200"],
+    SHORT: ["some", "grouped heads", "large logits", "bias, grid", "head_dim 200"],
     HALF: ["bias, grid", "isolated nodes"],
 }
 
@@ -87,7 +87,7 @@ NARROW = {
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of 16 rows, two tiles of columns to a program."""
     monkeypatch.setattr(windows, "LONGEST", 2)
-    monkeypatch.setattr(row_windows, "sizes", lambda _: [16])
+    monkeypatch.setattr(row_windows, "best_size", lambda _: 16)
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,18 @@ def test_holds_to_the_tolerance(case: Case, dtype: torch.dtype) -> None:
     assert check("row_windows", case, dtype)
 
 
-@pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize("name", ["grouped heads", "bias, long rows", "isolated nodes"])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("grouped heads", 32),
+        ("grouped heads", 64),
+        ("bias, long rows", 32),
+        ("bias, grid", 64),
+        ("isolated nodes", 64),
+    ],
+)
 def test_larger_windows(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_windows, "sizes", lambda _: [size])
+    monkeypatch.setattr(row_windows, "best_size", lambda _: size)
     assert check("row_windows", BY_NAME[name], SHORT)
 
 

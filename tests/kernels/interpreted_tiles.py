@@ -36,7 +36,7 @@ KERNELS = list(GRAPHS)
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "LONGEST", 2)
-    monkeypatch.setattr(row_windows, "sizes", lambda _: [16])
+    monkeypatch.setattr(row_windows, "best_size", lambda _: 16)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -95,7 +95,7 @@ def test_agrees_with_plain_attention(name: tuple[str, str], dtype: torch.dtype) 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("shape", [(2, 2, 64), (4, 1, 64), (2, 2, 128)], ids=str)
 def test_windows_of_all_sizes(size: int, shape, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_windows, "sizes", lambda _: [size])
+    monkeypatch.setattr(row_windows, "best_size", lambda _: size)
     graph, (heads, kv_heads, dim) = made(("row_windows", "hub")), shape
     tensors = drawn(graph, heads, dim, torch.bfloat16, kv_heads)
     exact = [x.detach().double().requires_grad_() for x in tensors]
