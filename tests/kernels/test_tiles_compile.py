@@ -60,7 +60,7 @@ SLOW = [
     (80, "intervals", None, "64, bias", SHORT),
     (80, "row_windows", 32, "64, bias", SHORT),
     (100, "intervals", None, "64, bias", SHORT),
-    (100, "row_windows", 64, "64, bias", SHORT),
+    (100, "row_windows", 32, "64, bias", SHORT),
 ]
 
 
