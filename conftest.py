@@ -6,12 +6,20 @@ import pytest
 collect_ignore_glob = [
     pattern
     for package, pattern in [
-        ("transformers", "graphattn/hf.py"),
+        ("transformers", "graphattn/hf/*.py"),
         ("matplotlib", "graphattn/viz/*.py"),
         ("triton", "graphattn/kernels/triton*.py"),
+        ("triton", "graphattn/kernels/*s_jit.py"),
     ]
     if find_spec(package) is None
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_loop_for_all_dimensions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Outside the tests of kernels; each loop of its own takes Numba ten seconds or more."""
+    if "kernels" not in request.path.parts:
+        monkeypatch.setattr("graphattn.kernels.cpu.UNROLLED", ())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
