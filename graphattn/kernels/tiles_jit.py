@@ -136,16 +136,9 @@ def kept(seed, i, j, head, drop, keep):
 
 @triton.jit
 def gradients_of(
-    s,
-    bent,
-    p,
-    dp,
-    mean,
-    factor,
-    CAPPED: tl.constexpr,
-    NORMALIZER: tl.constexpr,
-    DROPS: tl.constexpr,
-):
+    s, bent, p, dp, mean, factor,
+    CAPPED: tl.constexpr, NORMALIZER: tl.constexpr, DROPS: tl.constexpr,
+):  # fmt: skip
     """Of weights and their gradients: the weights that count, and gradients of logits and products.
 
     Those of products lack the scale.
