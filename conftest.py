@@ -16,10 +16,9 @@ collect_ignore_glob = [
 
 
 @pytest.fixture(autouse=True)
-def one_loop_for_all_dimensions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """Outside the tests of kernels; each loop of its own takes Numba ten seconds or more."""
-    if "kernels" not in request.path.parts:
-        monkeypatch.setattr("graphattn.kernels.cpu.UNROLLED", ())
+def one_loop_for_all_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU; each loop of its own takes Numba seconds, and `test_cpu.py` tests those."""
+    monkeypatch.setattr("graphattn.kernels.cpu.UNROLLED", ())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,8 +19,10 @@ from graphattn import attention, attention_weights, explain
 from graphattn.kernels import cpu, fused
 from graphattn.normalizers import Softmax
 from graphattn.scores import Additive
+from tests.kernels.test_kernels import BY_NAME, check
 from tests.oracle import PARALLEL, Case, dense_attention, draw, random_edges
 
+UNROLLED = cpu.UNROLLED  # as users have it
 HUBS = ga.from_edges(
     # Node 0 hears 9,000 others and is heard by 7,000: several tasks in both directions.
     torch.cat(
@@ -49,6 +51,30 @@ def both_ways(graph: ga.Graph, inputs: list[Tensor], **options) -> list[Tensor]:
     out = attention(*inputs, graph, **options)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
     return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
+
+
+# --- loops of their own ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sliding window",
+        "head_dim 64, parallel edges",
+        "wide values, parallel edges",
+        "bias with holes, parallel edges",
+        "additive leaky_relu, parallel edges",
+        "edge features, tanh, parallel edges",
+        "projected, isolated nodes",
+        "sigmoid, isolated nodes",
+        "sparsemax, holes, window",
+    ],
+)
+def test_dimensions_with_loops_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are unrolled for float32 and these numbers alone."""
+    monkeypatch.setattr(cpu, "UNROLLED", UNROLLED)
+    assert {8, 64} <= set(UNROLLED)
+    assert check("cpu", BY_NAME[name], torch.float32)
 
 
 # --- long rows ------------------------------------------------------------------------------------
