@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from graphattn.graphs.facts import KEPT
+from graphattn.graphs import Graph
+from graphattn.graphs.facts import fact
 from graphattn.kernels import blocks, cpu, dense, intervals, masked, reference, row_windows, triton
 from graphattn.kernels.cost import trains
 from graphattn.kernels.fused import mode_of
@@ -27,8 +28,7 @@ KERNELS: tuple[Kernel, ...] = (
 )
 """In order of preference: the first that accepts is taken, if nothing is known of their speed."""
 
-# The attribute of a graph that keeps what was chosen over it on a GPU, and for how many problems.
-ROUTES, MOST_ROUTES = f"{KEPT}routes", 256
+MOST_ROUTES = 256  # kept of a graph
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ def _choose(problem: Problem, table: Sequence[Kernel]) -> Kernel:
 
 def _remembered(problem: Problem, table: Sequence[Kernel]) -> Kernel:
     """What `_choose` does, which takes longer than a small kernel runs: once for alike problems."""
-    problem.graph.keep(ROUTES, lambda graph: {})
-    routes, kind = getattr(problem.graph, ROUTES), _kind(problem)
+    routes, kind = _routes(problem.graph), _kind(problem)
     if (known := routes.get(kind)) is None:
         if len(routes) >= MOST_ROUTES:
             routes.clear()
@@ -118,6 +117,12 @@ def _remembered(problem: Problem, table: Sequence[Kernel]) -> Kernel:
     elif known.unsupported(problem) is not None:  # memory was taken since; it may be freed
         return _choose(problem, table)
     return known
+
+
+@fact
+def _routes(graph: Graph) -> dict[Hashable, Kernel]:
+    """What was chosen over a graph on a GPU so far."""
+    return {}
 
 
 def _kind(problem: Problem) -> Hashable:

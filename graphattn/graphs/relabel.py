@@ -18,7 +18,7 @@ from graphattn.graphs.spans import (
     as_spans,
     count_spans,
     empty_as_zero,
-    of_parts,
+    register_change,
     transposed_spans,
 )
 from graphattn.graphs.structure import (
@@ -127,19 +127,11 @@ class Rows(Graph):
         return f"{self.graph}.rows({self.start}, {self.stop})"
 
 
-@as_intervals.register
-def _(graph: Rows) -> Intervals | None:
-    intervals = as_intervals(graph.graph)
-    return None if intervals is None else _rows_of(graph, intervals)
-
-
-@as_spans.register
-def _(graph: Rows) -> Spans | None:
-    return of_parts(as_spans(graph.graph), lambda part: _rows_of(graph, part))
-
-
 def _rows_of(graph: Rows, intervals: Intervals) -> Intervals:
     return Intervals(*(ends[graph.start : graph.stop] for ends in intervals))
+
+
+register_change(Rows, _rows_of)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -172,20 +164,12 @@ class Columns(Graph):
         return f"{self.graph}, {self.num_src} of its sources"
 
 
-@as_intervals.register
-def _(graph: Columns) -> Intervals | None:
-    intervals = as_intervals(graph.graph)
-    return None if intervals is None else _columns_of(graph, intervals)
-
-
-@as_spans.register
-def _(graph: Columns) -> Spans | None:
-    """What was apart may meet where the sources between were left out."""
-    return of_parts(as_spans(graph.graph), lambda part: _columns_of(graph, part))
-
-
 def _columns_of(graph: Columns, intervals: Intervals) -> Intervals:
+    """What was apart may meet where the sources between were left out."""
     return empty_as_zero(*(torch.searchsorted(graph.nodes, end) for end in intervals))
+
+
+register_change(Columns, _columns_of)
 
 
 @as_intervals.register

@@ -8,7 +8,8 @@ left in each, the graph is known.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -147,6 +148,19 @@ def difference_of(left: Spans | None, right: Spans | None, num_src: int) -> Span
 def of_parts(spans: Spans | None, change: Callable[[Intervals], Intervals]) -> Spans | None:
     """Spans each part of which is changed; what is empty then is left out, what meets is one."""
     return None if spans is None else _joined([change(part) for part in spans.parts])
+
+
+def register_change(kind: type[Graph], change: Callable[[Any, Intervals], Intervals]) -> None:
+    """What a class of graphs, made of `graph.graph`, hears is what that does, each part changed."""
+
+    @as_intervals.register(kind)
+    def _(graph: Any) -> Intervals | None:
+        intervals = as_intervals(graph.graph)
+        return None if intervals is None else change(graph, intervals)
+
+    @as_spans.register(kind)
+    def _(graph: Any) -> Spans | None:
+        return of_parts(as_spans(graph.graph), partial(change, graph))
 
 
 def _meet(a: Intervals, b: Intervals) -> Intervals:

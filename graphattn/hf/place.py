@@ -12,7 +12,7 @@ from torch import Tensor
 from graphattn.graphs import Graph
 from graphattn.graphs.facts import fact
 from graphattn.graphs.graph import on_device
-from graphattn.graphs.spans import Spans, as_spans, empty_as_zero, of_parts
+from graphattn.graphs.spans import empty_as_zero, register_change
 from graphattn.graphs.structure import Intervals, as_intervals, is_simple
 
 KEPT_PLACES = 32  # of each graph: shapes that come again, as in training
@@ -112,17 +112,6 @@ def _overlap(size: int, shift: int, stop: int) -> tuple[int, int]:
     return first, max(first, min(stop - shift, size))
 
 
-@as_intervals.register
-def _(graph: Placed) -> Intervals | None:
-    intervals = as_intervals(graph.graph)
-    return None if intervals is None else _placed(graph, intervals)
-
-
-@as_spans.register
-def _(graph: Placed) -> Spans | None:
-    return of_parts(as_spans(graph.graph), lambda part: _placed(graph, part))
-
-
 def _placed(graph: Placed, intervals: Intervals) -> Intervals:
     at, (first, last) = graph.at, graph.rows
     begin, end = _overlap(at.num_src, at.column, at.stop)
@@ -132,6 +121,9 @@ def _placed(graph: Placed, intervals: Intervals) -> Intervals:
         for bound in intervals
     )
     return empty_as_zero(*bounds)
+
+
+register_change(Placed, _placed)
 
 
 @is_simple.register

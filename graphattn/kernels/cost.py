@@ -81,7 +81,7 @@ def head_counts(problem: Problem) -> tuple[int, int, int]:
 
 
 def machine_of(x: Tensor) -> Machine:
-    return MACHINES.get(min(generation(x), 10), MACHINES[9])
+    return MACHINES.get(generation(x), MACHINES[9])
 
 
 def slowest(x: Tensor, work: Work, passes: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> float:

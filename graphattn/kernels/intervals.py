@@ -82,7 +82,8 @@ def lower(problem: Problem, wanted: Wanted) -> tuple[list[SpanRows], bool]:
     graph = problem.graph
     order = row_order(graph) if wanted.per_edge else None
     sides = []
-    for side in (span_rows(graph), span_columns(graph))[: 1 + wanted.transpose]:
+    for side_of in (span_rows, span_columns)[: 1 + wanted.transpose]:
+        side = side_of(graph)
         assert side is not None
         sides.append(side if order is None else side._replace(edge=order))
     return sides, False
@@ -146,7 +147,7 @@ def tiles_of(name: str, width: int, query: Tensor, *, lean: bool) -> Tiles:
     lean: Whether registers are needed for more, to tell edges apart or for random numbers.
     """
     key = (name, *class_of(width, query))
-    tiles = SMALLER_TILES.get(min(generation(query), 10), {}).get(key) or TILES[key]
+    tiles = SMALLER_TILES.get(generation(query), {}).get(key) or TILES[key]
     if not lean:
         return tiles
     most = 16 if generation(query) == 8 else 32

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graphattn.graphs.facts import constant_when_compiled
 
+NEWEST = 10  # generation of GPUs that anything is known of
 MOST_PROGRAMS = 2**31 - 1  # of a launch
 
 
@@ -74,5 +75,8 @@ def of_edges(name: str, x: Tensor | None, dims: int, batch: torch.Size) -> dict[
 
 
 def generation(x: Tensor) -> int:
-    """Of the GPU that a tensor is on, the first number of its compute capability; 0 if on none."""
-    return torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 0
+    """Of the GPU that a tensor is on, the first number of its compute capability; 0 if on none.
+
+    Those after NEWEST count as it.
+    """
+    return min(torch.cuda.get_device_capability(x.device)[0], NEWEST) if x.is_cuda else 0

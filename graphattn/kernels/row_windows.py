@@ -13,7 +13,7 @@ are in `row_windows_jit.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from graphattn.graphs import Graph
 from graphattn.graphs.csr import row_order
-from graphattn.graphs.facts import KEPT, fact
+from graphattn.graphs.facts import fact
 from graphattn.graphs.memory import shortage
 from graphattn.graphs.rows import span_rows
 from graphattn.graphs.structure import as_blocks, is_simple, is_symmetric
@@ -58,8 +58,6 @@ from graphattn.kernels.tiles import (
 
 # Of both layouts of a graph; a guess, as all in `cost.py`.
 MAKING_MS, MAKING_MS_PER_EDGE = 3.0, 3e-6
-# The attribute of a graph that keeps the best sizes of its windows, by the heads, dims and dtypes.
-BEST_SIZES = f"{KEPT}best_sizes"
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -119,10 +117,9 @@ def best_size(problem: Problem) -> int:
     """How many rows a window has at best; the same in training and afterwards, for all batches."""
     if torch.compiler.is_compiling():
         return _best_size(problem)
-    problem.graph.keep(BEST_SIZES, lambda graph: {})
-    known, query, key = getattr(problem.graph, BEST_SIZES), problem.query, problem.key
-    kind = (query.shape[-2:], key.shape[-2], problem.value.shape[-1], problem.bias is None)
-    kind = (*kind, query.dtype, query.device)
+    query, known = problem.query, _best_sizes(problem.graph)
+    heads = (query.shape[-2:], problem.key.shape[-2], problem.value.shape[-1])
+    kind = (*heads, problem.bias is None, query.dtype, query.device)
     if kind not in known:
         known[kind] = _best_size(problem)
     return known[kind]
@@ -131,11 +128,17 @@ def best_size(problem: Problem) -> int:
 def _best_size(problem: Problem) -> int:
     batch = max(problem.query.shape[:-3].numel(), 1)
     best, least = 0, math.inf
-    for size in sizes(problem):
+    for size in sizes(problem):  # torch.compile knows no min(…, key=…)
         ms = slowest(problem.query, work_of(problem, size)) / batch
         if ms < least:
             best, least = size, ms
     return best
+
+
+@fact
+def _best_sizes(graph: Graph) -> dict[Hashable, int]:
+    """Those that were found so far; to find one takes longer than many a kernel runs."""
+    return {}
 
 
 def work_of(problem: Problem, size: int) -> Work:
@@ -237,7 +240,7 @@ def tiles_of(name: str, size: int, call: Call) -> Tiles:
     key, most = class_of(width, call.query), most_rows(width, call.query, biased=biased)
     group = call.query.shape[-2] // call.key.shape[-2] if name != "by_source" else 1
     tile, groups = group_tiles(group, size, most)
-    other = OTHER_TILES | SMALLER_TILES.get(min(generation(call.query), 10), {})
+    other = OTHER_TILES | SMALLER_TILES.get(generation(call.query), {})
     step, warps, stages = other.get((name, size * tile, *key), TILES[key])
     return Tiles(tile, groups, 32 if biased else step, warps, stages)
 

@@ -55,11 +55,8 @@ def in_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
     options = interpreter.InterpreterOptions(sanitize_overflow=False)
     monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
 
-    make_type, make_tensor, number_of = (
-        tl.block_type.__init__,
-        tl.tensor.__init__,
-        interpreter._get_np_dtype,
-    )
+    make_type, make_tensor = tl.block_type.__init__, tl.tensor.__init__
+    number_of = interpreter._get_np_dtype
     types, shapes, numbers = {}, {}, {}
 
     def type_once(self, element_ty, shape):
