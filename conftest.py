@@ -15,12 +15,6 @@ collect_ignore_glob = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_loop_for_all_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU; each loop of its own takes Numba seconds, and `test_cpu.py` tests those."""
-    monkeypatch.setattr("graphattn.kernels.cpu.UNROLLED", ())
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:

@@ -10,8 +10,9 @@ import torch
 
 from graphattn.graphs import Graph
 from graphattn.graphs.facts import fact
-from graphattn.kernels import blocks, cpu, dense, intervals, masked, reference, row_windows, triton
+from graphattn.kernels import blocks, dense, intervals, masked, reference, row_windows, triton
 from graphattn.kernels.cost import trains
+from graphattn.kernels.cpu import kernel as cpu
 from graphattn.kernels.fused import mode_of
 from graphattn.kernels.problem import Estimate, Kernel, Problem
 from graphattn.normalizers import Softmax

@@ -1,7 +1,8 @@
 """What every kernel is held to: the truth in float64, one tolerance, and one table of cases.
 
 The truth is dense and knows nothing of the package but `edge_index`: every edge gets a slot of its
-own in a grid of (destination, source, copy), and slots without an edge are -inf.
+own in a grid of (destination, source, copy), and slots without an edge are -inf. For kernels in
+float64, the same formula is computed in extended precision (tests/extended.py).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -21,6 +23,7 @@ from graphattn import Graph, Projected
 from graphattn.normalizers import Softmax, TopK
 from graphattn.plan import KERNELS
 from graphattn.scores import Additive
+from tests.extended import extended, rounded
 
 KERNEL_NAMES = [kernel.name for kernel in KERNELS]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -49,7 +52,7 @@ def dense_attention(
     normalizer: Any = "softmax",
     **options: Any,
 ) -> Truth:
-    """The formula over all pairs in the dtype of its inputs: the truth in float64, plain in less.
+    """The formula over all pairs, in the precision of its inputs.
 
     Edges may be parallel (each counts) or switched off by a bias of -inf; a destination without
     edges is 0.
@@ -58,7 +61,7 @@ def dense_attention(
     copy = copies(graph)
     num_copies = max(copy.tolist(), default=0) + 1
     shape = (*q.shape[:-3], graph.num_dst, graph.num_src, num_copies, q.shape[-2])
-    grid = torch.full(shape, -math.inf, dtype=q.dtype)
+    grid = q.new_full(shape, -math.inf)
     grid[..., dst, src, copy, :] = edge_logits(q, k, graph, **options)
     rows = grid.flatten(-3, -2)  # (*batch, num_dst, num_src * copies, heads)
     w = NORMALIZED[case_name(normalizer)](rows, normalizer).view(shape)
@@ -311,10 +314,14 @@ def draw(
     dtype: torch.dtype,
     compute: torch.dtype | None = None,
     *,
+    hold: Callable[[Tensor], Tensor] = torch.detach,
     absolute: bool = False,
     device: str = "cpu",
 ) -> Inputs:
-    """Numbers of `dtype`, the same at every call, held in `compute` (by default in `dtype`)."""
+    """Numbers of `dtype`, the same at every call, held in `compute` (by default in `dtype`).
+
+    hold: Applied to each drawn tensor before anything is computed of it; `extended` for more bits.
+    """
     generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
     compute = compute or dtype
     leaves: dict[str, Tensor] = {}
@@ -327,7 +334,7 @@ def draw(
             numbers = numbers[..., :1].sign() * alike
         numbers = numbers.abs() if absolute else numbers
         wide = torch.promote_types(compute, kept)
-        leaves[name] = numbers.to(kept).to(device, wide).requires_grad_()
+        leaves[name] = hold(numbers.to(kept).to(device, wide)).requires_grad_()
         return leaves[name]
 
     graph, heads = case.graph.to(device), case.heads
@@ -363,7 +370,8 @@ def draw(
             options[f"edge_{name}"] = leaf(f"edge_{name}", *shape)
     grad_out = torch.randn((*query[:-1], value_dim), generator=generator, dtype=torch.float64)
     grad_out = grad_out.abs() if absolute else grad_out
-    return Inputs(q, k, v, graph, options, leaves, grad_out.to(dtype).to(device, compute))
+    grad_out = hold(grad_out.to(dtype).to(device, compute))
+    return Inputs(q, k, v, graph, options, leaves, grad_out)
 
 
 def _laid_out(layout: str, leaf, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -424,7 +432,7 @@ class Expected(NamedTuple):
     """Of the output, named "output", and of the gradient of every leaf.
 
     plain: The formula in the dtype of the inputs.
-    truth: The formula in float64, on the same numbers.
+    truth: The formula on the same numbers in float64; in extended precision if they are float64.
     size: The largest sum of absolute terms.
     """
 
@@ -450,23 +458,16 @@ def gradients(out: Tensor, inputs: Inputs, grad_out: Tensor | None = None) -> di
 
 @cache
 def expected(case: Case, dtype: torch.dtype) -> Expected:
-    inputs = draw(case, dtype, torch.float64)
+    hold = extended if dtype == torch.float64 else torch.detach
+    plain, _ = _computed(draw(case, dtype))
+    truth, w = _computed(draw(case, dtype, torch.float64, hold=hold))
+    return Expected(plain, truth, _sizes(case, dtype, rounded(w)))
+
+
+def _computed(inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the results of the formula, and its weights."""
     found = dense_attention(*inputs[:4], **inputs.options)
-    truth = results(inputs, found.out)
-    if (
-        dtype == torch.float64
-    ):  # the truth is no better than plain: its rounding is float32's, finer
-        rough = expected(case, torch.float32)
-        finer = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-        plain = {
-            name: number + finer * (rough.plain[name] - rough.truth[name])
-            for name, number in truth.items()
-        }
-    else:
-        plain_inputs = draw(case, dtype)
-        out = dense_attention(*plain_inputs[:4], **plain_inputs.options).out
-        plain = results(plain_inputs, out)
-    return Expected(plain, truth, _sizes(case, dtype, found.weights.detach()))
+    return results(inputs, found.out), found.weights.detach()
 
 
 def _sizes(case: Case, dtype: torch.dtype, w: Tensor) -> dict[str, float]:

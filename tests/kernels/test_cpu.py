@@ -16,7 +16,7 @@ from torch import Tensor
 
 import graphattn as ga
 from graphattn import attention, attention_weights, explain
-from graphattn.kernels import cpu, fused
+from graphattn.kernels import fused
 from graphattn.normalizers import Softmax
 from graphattn.scores import Additive
 from tests.kernels.test_kernels import BY_NAME, check

@@ -1,0 +1,339 @@
+"""Fused sparse attention on the CPU: any graph, forward and backward.
+
+Destinations gather their sources over the CSR and keep the weights of a row in the cache; backward
+goes once over the CSR (queries) and once over its transpose (keys and values), and computes the
+weights again. Nothing of the size of edges x head_dim is written, and nothing is added up atomically.
+Graphs of intervals need no list of edges. Half types are converted as they are loaded. The loops are
+in `loops/`, compiled ahead of time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.graphs.facts import constant_when_compiled
+from graphattn.kernels.cpu import library
+from graphattn.kernels.cpu.interface import entry, packed
+from graphattn.kernels.cpu.threads import run_on_threads
+from graphattn.kernels.cpu.windows import (
+    NONE,
+    windows_of_columns,
+    windows_of_interval_columns,
+    windows_of_interval_rows,
+    windows_of_rows,
+)
+from graphattn.kernels.fused import (
+    BACKENDS,
+    Backend,
+    Call,
+    Wanted,
+    attend,
+    beyond_fused,
+    is_fused,
+    lower,
+    sink_gradient,
+)
+from graphattn.kernels.problem import Kernel, Problem
+from graphattn.scores import Dot
+
+# Multiply-adds below which waking another thread takes longer than the work.
+WORTH_A_THREAD = 300_000
+# Weights from which on a score or a normalizer is computed between calls of the kernel: where both
+# took the same time for most normalizers, forward and backward, on a window of 4 heads.
+WORTH_SEVERAL_CALLS = 16_000
+UNIT = 2048  # steps of a task, as in loops/tasks.h: a row is one, and each of its edges one more
+
+WINDOW = 16  # rows that share sources in a tile, as in loops/tiles.h
+WIDEST = 128  # numbers of a head in a tile, at most
+
+DTYPES = {dtype: i for i, dtype in enumerate((torch.float32, torch.float64, torch.bfloat16, torch.float16))}
+SCORES = {name: i for i, name in enumerate(("dot", "leaky_relu", "tanh"))}
+NORMALIZERS = {name: i for i, name in enumerate(("softmax", "sigmoid", "none"))}
+
+
+class Edges(NamedTuple):
+    """The edges by destination or by source: ptr, index and edge as in `fused.Edges`.
+
+    window, source, attends: As in `windows.Windows`; window is empty where tiles are not used.
+    """
+
+    ptr: Tensor
+    index: Tensor
+    edge: Tensor
+    window: Tensor
+    source: Tensor
+    attends: Tensor
+
+
+def unsupported(problem: Problem) -> str | None:
+    if problem.query.device.type != "cpu":
+        return f"it runs on the CPU, and the tensors are on {problem.query.device}"
+    return beyond_fused(problem) or library_is_missing()
+
+
+def declines(problem: Problem) -> str | None:
+    number = problem.graph.num_edges * problem.query.shape[:-3].numel() * problem.heads
+    if is_fused(problem) or number >= WORTH_SEVERAL_CALLS:
+        return None
+    return f"{number:,} weights are so few that gathering takes less time than calls to and fro"
+
+
+def lower_for_cpu(problem: Problem, wanted: Wanted) -> tuple[list[Edges], bool]:
+    """Return the `Edges` by destination and, if wanted, by source; whether they are listed."""
+    sides, listed = lower(problem, wanted)
+    if not takes_tiles(problem, wanted):
+        windows = [NONE for _ in sides]
+    elif not listed:
+        facts = (windows_of_interval_rows, windows_of_interval_columns)
+        windows = [windows_of(problem.graph) for windows_of, _ in zip(facts, sides)]
+    elif len(sides) == 2 and sides[0].index is sides[1].index:  # its own transpose
+        windows = [windows_of_rows(problem.graph)] * 2
+    else:
+        facts = (windows_of_rows, windows_of_columns)
+        windows = [windows_of(problem.graph) for windows_of, _ in zip(facts, sides)]
+    return [Edges(*side[:3], *some) for side, some in zip(sides, windows)], listed
+
+
+def takes_tiles(problem: Problem, wanted: Wanted) -> bool:
+    """Whether tiles compute a problem over a graph whose rows share sources."""
+    widest = max(problem.query.shape[-1], problem.value.shape[-1])
+    return isinstance(problem.score, Dot) and not (wanted.per_edge or wanted.in_order) and widest <= WIDEST
+
+
+@constant_when_compiled
+def library_is_missing() -> str | None:
+    """Return why the library can't be used and what repairs it, or None; warn once."""
+    if (reason := library.missing()) is not None:
+        _warn(reason)
+    return reason
+
+
+@cache
+def _warn(reason: str) -> None:
+    warnings.warn(f"graphattn runs without its kernel for the CPU: {reason}", stacklevel=2)
+
+
+def forward_of(call: Call) -> tuple[Tensor, Tensor]:
+    launch, query = Launch(call), call.query
+    out = query.new_empty((*query.shape[:-1], call.value.shape[-1] + launch.edge_dim))
+    # Without softmax, the maximum counts as 0 and the sum as 1.
+    stats = launch.empty(*query.shape[:-2], 2, query.shape[-2])
+    if call.normalizer != "softmax":
+        stats[..., 0, :], stats[..., 1, :] = 0, 1
+    launch.give(out=out, stats=stats)
+    parts = {"out_parts": out.shape[-2:], "stats_parts": (2, query.shape[-2])}
+    launch.run_over("forward", call.rows, **parts)
+    return out, stats
+
+
+def weights_of(call: Call, stats: Tensor) -> Tensor:
+    launch = Launch(call)
+    out = launch.empty(*call.batch, launch.num_edges, call.query.shape[-2])
+    launch.give(stats=stats, weights=out)
+    launch.run("weights", launch.batch * launch.tasks(call.rows))
+    return out
+
+
+def backward_of(
+    call: Call,
+    grad: Tensor,
+    result: Tensor,
+    stats: Tensor,
+    needed: Sequence[bool],
+    of_weights: bool,
+) -> list[Tensor | None]:
+    launch, query = Launch(call), call.query
+    heads = query.shape[-2]
+    known = launch.empty(*query.shape[:-2], 3, heads)
+    launch.give(stats=stats, known=known)
+    if of_weights:
+        launch.give(weights=result, grad_weights=grad)
+    else:
+        launch.give(out=result, grad_out=grad)
+    nodes = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, call.key, call.value)]
+    launch.give(grad_query=nodes[0], grad_key=nodes[1], grad_value=nodes[2])
+    edges = [
+        launch.edge_gradient(x, dims, need)
+        for x, dims, need in zip(_edge_tensors(call), (2, 3, 3, 2), needed[3:7])
+    ]
+    launch.give(
+        grad_bias=edges[0], grad_edge_key=edges[1], grad_edge_value=edges[2], grad_edge=edges[3]
+    )
+    weight = None
+    if call.weight is not None and needed[7]:
+        tasks = launch.batch * launch.tasks(call.rows)
+        weight = launch.empty(tasks, *call.weight.shape).zero_()
+    launch.give(grad_weight=weight)
+    by_source = needed[1] or needed[2]
+    if by_source and call.listed and (of_weights or has_own_tensors(call)):
+        launch.give(handed=launch.empty(*call.batch, launch.num_edges, 2, heads))
+    if of_weights and call.normalizer == "softmax":
+        launch.run("weigh_gradients", launch.batch * launch.tasks(call.rows))
+    launch.run_over("by_destination", call.rows, query_parts=query.shape[-2:])
+    if by_source:
+        parts = {"key_parts": call.key.shape[-2:], "value_parts": call.value.shape[-2:]}
+        launch.run_over("by_source", call.columns, **parts)
+    of_edges = (
+        None if x is None or of is None else x.sum_to_size(of.shape).to(of.dtype)
+        for x, of in zip(edges, _edge_tensors(call))
+    )
+    of_weight = None if weight is None else weight.sum(0).to(call.weight.dtype)
+    of_sink = sink_gradient(call, stats, known[..., 2, :]) if needed[8] else None
+    return [*nodes, *of_edges, of_weight, of_sink]
+
+
+def _edge_tensors(call: Call) -> tuple[Tensor | None, ...]:
+    return call.bias, call.edge_key, call.edge_value, call.edge
+
+
+def has_own_tensors(call: Call) -> bool:
+    """Whether edges have numbers of their own, which a pass by source finds in no order."""
+    return call.seed is not None or any(x is not None for x in _edge_tensors(call))
+
+
+class Launch:
+    """A call as the loops take it; what it is given stays alive as long as it does."""
+
+    def __init__(self, call: Call) -> None:
+        query, key, value = call.query, call.key, call.value
+        self.real = torch.promote_types(query.dtype, torch.float32)
+        self.batch_shape, self.batch = call.batch, call.batch.numel()
+        self.edge_dim = 0 if call.edge is None else call.edge.shape[-1]
+        self.num_edges = call.rows.index.numel() if call.listed else int(call.rows.ptr[-1])
+        self.heads, kv_heads = query.shape[-2], key.shape[-2]
+        self.amount = self.num_edges * self.batch * self.heads * (key.shape[-1] + value.shape[-1])
+        self.tensors: list[Tensor] = []
+        self.values: dict[str, int | float] = dict(
+            dtype=DTYPES[query.dtype],
+            score=SCORES[call.score],
+            normalizer=NORMALIZERS[call.normalizer],
+            listed=call.listed,
+            wide=call.rows.edge.dtype == torch.int64,
+            batch=self.batch,
+            num_dst=query.shape[-3],
+            num_src=key.shape[-3],
+            heads=self.heads,
+            kv_heads=kv_heads,
+            group=self.heads // kv_heads,
+            head_dim=key.shape[-1],
+            value_dim=value.shape[-1],
+            edge_dim=self.edge_dim,
+            num_edges=self.num_edges,
+            slope=call.slope,
+            scale=call.scale,
+            softcap=call.softcap,
+        )
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            self._give_nodes(name, x)
+        self._give_edges("bias", call.bias, 2, self.real)
+        self._give_edges("edge_key", call.edge_key, 3, query.dtype)
+        self._give_edges("edge_value", call.edge_value, 3, query.dtype)
+        self._give_edges("edge", call.edge, 2, query.dtype)
+        for name, x in (("weight", call.weight), ("sink", call.sink)):
+            self.give(**{name: None if x is None else x.to(self.real)})
+        for side, edges in (("rows", call.rows), ("columns", call.columns)):
+            self._give_rows(side, edges)
+        if call.seed is not None:
+            drop = min(int(call.dropout * 2.0**64), 2**64 - 1)
+            self.values |= {"seed": call.seed.item(), "drop": drop, "keep": 1 / (1 - call.dropout)}
+
+    def give(self, **tensors: Tensor | None) -> None:
+        """Hand tensors over by the names of their fields, contiguous."""
+        for name, x in tensors.items():
+            if x is not None and x.numel():
+                x = x.contiguous()
+                self.tensors.append(x)
+                self.values[name] = x.data_ptr()
+
+    def empty(self, *shape: int) -> Tensor:
+        """Return a tensor of the dtype that is computed with."""
+        return torch.empty(shape, dtype=self.real)
+
+    def edge_gradient(self, of: Tensor | None, dims: int, needed: bool) -> Tensor | None:
+        """Return zeros for the gradient of a tensor of edges, one for each item of the batch."""
+        if of is None or not needed:
+            return None
+        return torch.zeros((*self.batch_shape, *of.shape[-dims:]), dtype=self.real)
+
+    def _give_nodes(self, name: str, x: Tensor) -> None:
+        """Hand over (*batch, nodes, heads, dim), as they lie in memory if heads lie together."""
+        x = x.detach()
+        heads, dim = x.shape[-2:]
+        together = (dim == 1 or x.stride(-1) == 1) and (heads == 1 or x.stride(-2) == dim)
+        x = x if together else x.contiguous()
+        if x.ndim != 4:
+            x = x.reshape(x.shape[:-3].numel(), *x.shape[-3:])
+        self.tensors.append(x)
+        batch, node = x.stride()[:2]
+        self.values |= {f"{name}_data": x.data_ptr(), f"{name}_batch": batch, f"{name}_node": node}
+
+    def _give_edges(self, name: str, x: Tensor | None, dims: int, dtype: torch.dtype) -> None:
+        """Hand over numbers of so many dimensions for each item of the batch, or for all."""
+        if x is None:
+            return
+        x, shared = x.to(dtype), x.shape[:-dims].numel() == 1
+        if not shared:
+            x = x.expand(*self.batch_shape, *x.shape[-dims:])
+        x = x.contiguous()
+        self.tensors.append(x)
+        self.values[f"{name}_data"] = x.data_ptr()
+        self.values[f"{name}_batch"] = 0 if shared else x.shape[-dims:].numel()
+
+    def _give_rows(self, side: str, edges: Edges) -> None:
+        self.give(**{f"{side}_{name}": x for name, x in edges._asdict().items()})
+        self.values[f"{side}_count"] = len(edges.ptr) - 1
+
+    def tasks(self, rows: Edges) -> int:
+        """Return the tasks of each item of the batch."""
+        return -(-(self.num_edges + len(rows.ptr) - 1) // UNIT)
+
+    def run(self, name: str, tasks: int = 1) -> None:
+        """Run a loop over its tasks, on as many threads as are worth it."""
+        function, call = entry(name), packed(self.values)
+        counter = ctypes.byref(ctypes.c_int64(0))
+
+        def work() -> None:
+            if function(call, counter):
+                raise MemoryError(f"no memory is left for the scratch space of {name}")
+
+        run_on_threads(work, tasks if self.amount > WORTH_A_THREAD else 1)
+
+    def run_over(self, name: str, rows: Edges, **parts: Sequence[int]) -> None:
+        """Run a loop over some rows: by tiles if they are in windows, else row by row.
+
+        Args:
+            name: Of the loop.
+            rows: The edges by row.
+            parts: By the name of its field, the shape of what is computed for a part of a row.
+        """
+        if windows := len(rows.window):
+            self.run(f"{name}_tiles", self.batch * self.heads * (windows - 1))
+            return
+        tasks = self.tasks(rows)
+        if tasks > 1:
+            slots = 2 * self.batch * tasks
+            self.give(**{field: self.empty(slots, *shape) for field, shape in parts.items()})
+        self.run(name, self.batch * tasks)
+        if tasks > 1:
+            self.run(f"merge_{name}")
+
+
+BACKENDS["cpu"] = Backend(
+    forward_of, weights_of, backward_of, half=True, joins=True, edges=Edges, lower=lower_for_cpu
+)
+
+KERNEL = Kernel(
+    name="cpu",
+    why="edges are gathered, weighed and summed in one pass each way, and nothing of them is kept",
+    unsupported=unsupported,
+    run=partial(attend, backend="cpu"),
+    weights=partial(attend, backend="cpu"),
+    declines=declines,
+)
