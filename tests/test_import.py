@@ -14,7 +14,6 @@ print(*sys.modules)
 """
 HEAVY = [
     "triton",
-    "numba",
     "torch_geometric",
     "torch_scatter",
     "transformers",

@@ -173,7 +173,7 @@ def test_slow_is_better_than_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return "1 TB, and 1 kB are free"
 
     monkeypatch.setattr("graphattn.kernels.pairs.shortage", little)
-    monkeypatch.setattr("graphattn.kernels.cpu.numba_is_missing", lambda: "Numba is gone")
+    monkeypatch.setattr("graphattn.kernels.cpu.kernel.library_is_missing", lambda: "it is gone")
     plan = explain(q, k, v, SPARSE)
     assert plan.kernel == "masked"
     assert "no other kernel can" in str(plan).splitlines()[0]

@@ -1,14 +1,12 @@
-"""What the CPU kernel promises beyond the table of cases: threads, forks, caches, compilers."""
+"""What the CPU kernel promises beyond the table of cases: levels, threads, forks, compilers."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
+import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +15,12 @@ from torch import Tensor
 import graphattn as ga
 from graphattn import attention, attention_weights, explain
 from graphattn.kernels import fused
+from graphattn.kernels.cpu import build, kernel, library
 from graphattn.normalizers import Softmax
 from graphattn.scores import Additive
-from tests.kernels.test_kernels import BY_NAME, check
-from tests.oracle import PARALLEL, Case, dense_attention, draw, random_edges
+from tests.kernels.test_kernels import check
+from tests.oracle import CASES, DTYPES, PARALLEL, Case, dense_attention, draw, random_edges
 
-UNROLLED = cpu.UNROLLED  # as users have it
 HUBS = ga.from_edges(
     # Node 0 hears 9,000 others and is heard by 7,000: several tasks in both directions.
     torch.cat(
@@ -53,28 +51,21 @@ def both_ways(graph: ga.Graph, inputs: list[Tensor], **options) -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
 
 
-# --- loops of their own ---------------------------------------------------------------------------
+# --- levels ---------------------------------------------------------------------------------------
+
+TARGET = build.host()
+HAS = TARGET.levels[: library.load().graphattn_level() + 1]  # of this processor
+LEVELS = [level for level in HAS if TARGET.library(level).is_file()]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "sliding window",
-        "head_dim 64, parallel edges",
-        "wide values, parallel edges",
-        "bias with holes, parallel edges",
-        "additive leaky_relu, parallel edges",
-        "edge features, tanh, parallel edges",
-        "projected, isolated nodes",
-        "sigmoid, isolated nodes",
-        "sparsemax, holes, window",
-    ],
-)
-def test_dimensions_with_loops_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are unrolled for float32 and these numbers alone."""
-    monkeypatch.setattr(cpu, "UNROLLED", UNROLLED)
-    assert {8, 64} <= set(UNROLLED)
-    assert check("cpu", BY_NAME[name], torch.float32)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("level", LEVELS[:-1])  # the highest is what all other tests run
+def test_every_level_of_this_processor(
+    level: str, case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHATTN_CPU_LEVEL", level)
+    check("cpu", case, dtype)
 
 
 # --- long rows ------------------------------------------------------------------------------------
@@ -231,72 +222,22 @@ class _Attends(torch.utils.data.Dataset):
         return attention(*self.inputs, self.graph, kernel="cpu")
 
 
-CALL = """
-import torch, graphattn as ga
-q, k, v = (torch.randn(50, 2, 8) for _ in range(3))
-ga.attention(q, k, v, ga.expander(50, 4), kernel="cpu")
-print(ga.__file__)
-"""
+# --- the library is missing ------------------------------------------------------------------------
 
 
-def first_call(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A call in a new process, in a folder."""
-    kept = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
-    return subprocess.run(
-        [sys.executable, "-c", CALL],
-        cwd=folder,
-        env={**kept, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_machine_code_is_kept_on_disk(tmp_path: Path) -> None:
-    found = []
-    for _ in range(2):
-        done = first_call(Path.cwd(), NUMBA_CACHE_DIR=str(tmp_path))
-        assert done.returncode == 0, done.stderr
-        found.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")})
-    assert found[0]
-    assert found[0] == found[1]
-
-
-@pytest.mark.parametrize("writable_home", [True, False])
-def test_an_installation_that_can_not_be_written_to(tmp_path: Path, writable_home: bool) -> None:
-    """The home directory keeps the machine code; if it can't either, everything still works."""
-    package, source = tmp_path / "graphattn", Path(ga.__file__).parent
-    for path in source.rglob("*.py"):
-        copy = package / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    (package / "kernels" / "__pycache__").touch()  # a file; no folder of that name can be made
-    home = tmp_path / "home"
-    if writable_home:
-        home.mkdir()
-    else:
-        home.touch()
-    done = first_call(tmp_path, HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
-    assert done.returncode == 0, done.stderr
-    assert str(package) in done.stdout
-    assert bool(list(tmp_path.rglob("*.nbc"))) is writable_home
-
-
-# --- Numba is missing -----------------------------------------------------------------------------
-
-
-def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> None:
-        raise ImportError("no module named numba")
-
-    monkeypatch.setattr(cpu, "_jit", broken)
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "missing", lambda: "it is missing; build it")
+    kernel._warn.cache_clear()
     graph = ga.expander(4_000, 4)
     inputs = tensors(graph)
-    plan = explain(*inputs, graph)
+    with pytest.warns(UserWarning, match="without its kernel for the CPU: it is missing; build it"):
+        plan = explain(*inputs, graph)
     assert plan.kernel == "reference"
-    assert "no module named numba" in plan.rejected["cpu"]
-    assert attention(*inputs, graph).isfinite().all()
-    with pytest.raises(ValueError, match=r'"cpu" can\'t .* pip install --upgrade numba'):
+    assert plan.rejected["cpu"] == "it is missing; build it"
+    with warnings.catch_warnings():  # once is enough
+        warnings.simplefilter("error")
+        assert attention(*inputs, graph).isfinite().all()
+    with pytest.raises(ValueError, match=r'"cpu" can\'t .* it is missing; build it'):
         attention(*inputs, graph, kernel="cpu")
 
 

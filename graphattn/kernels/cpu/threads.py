@@ -1,8 +1,4 @@
-"""Threads for loops that release the GIL.
-
-Numba has its own, but its OpenMP layer kills a process that was forked after a parallel loop ran,
-as the workers of a DataLoader are. These are made anew in a forked process.
-"""
+"""Threads for loops that release the GIL; made anew in a forked process, such as a DataLoader's worker."""
 
 from __future__ import annotations
 
