@@ -42,10 +42,10 @@ def once(run: Callable[[], object], device: torch.device) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def agree(ours: Tensor, theirs: Tensor, case: str, peer: str) -> None:
-    """Raise unless two results of float32 arithmetic are the same up to rounding."""
+def agree(ours: Tensor, theirs: Tensor, case: str, peer: str, *, tolerance: float = 1e-4) -> None:
+    """Raise unless two results are the same up to rounding: of float32, unless said otherwise."""
     error = (ours - theirs).abs().max().item()
-    if not error <= 1e-4 * theirs.abs().max().item():
+    if not error <= tolerance * theirs.abs().max().item():
         raise SystemExit(f"{case}: ours and {peer} differ by {error:.3g}; nothing was timed")
 
 
@@ -58,29 +58,39 @@ def compare(
     bound: dict[str, float],
     rounds: int,
     directions: tuple[str, ...] = ("forward", "forward + backward"),
+    inputs_of_peers: list[Tensor] | None = None,
+    tolerance: float = 1e-4,
 ) -> list[Row]:
     """Check and time ours against every peer, forward and forward + backward.
 
     Args:
         inputs: Leaves that all calls take, requiring gradients.
         bound: For some peers, the ratio that ours has to reach.
+        inputs_of_peers: The same leaves in another dtype, if peers take them so.
+        tolerance: Of results, relative to the largest number.
     """
     device = inputs[0].device
     grad = torch.randn_like(ours(*inputs))
+    leaves_of_peers = inputs_of_peers or inputs
+    theirs = leaves_of_peers, grad.to(leaves_of_peers[0].dtype)
+
+    def given(call: Call) -> tuple[list[Tensor], Tensor]:
+        return (inputs, grad) if call is ours else theirs
 
     def forward(call: Call) -> Tensor:
         with torch.no_grad():
-            return call(*inputs)
+            return call(*given(call)[0])
 
     def both(call: Call) -> list[Tensor]:
-        return list(torch.autograd.grad(call(*inputs), inputs, grad))
+        x, grad_out = given(call)
+        return list(torch.autograd.grad(call(*x), x, grad_out))
 
     rows = []
     for direction in directions:
         run = forward if direction == "forward" else both
         for peer, call in peers.items():
-            for mine, theirs in zip(as_list(run(ours)), as_list(run(call)), strict=True):
-                agree(mine, theirs, case, peer)
+            for mine, other in zip(as_list(run(ours)), as_list(run(call)), strict=True):
+                agree(mine, other, case, peer, tolerance=tolerance)
         calls = {"ours": ours, **peers}
         runs: dict[str, Callable[[], object]] = {
             name: functools.partial(run, call) for name, call in calls.items()

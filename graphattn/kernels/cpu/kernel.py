@@ -18,8 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from graphattn.graphs.csr import GROUP
 from graphattn.graphs.facts import constant_when_compiled
 from graphattn.kernels.cpu import library
+from graphattn.kernels.cpu.grouping import group
 from graphattn.kernels.cpu.interface import entry, packed
 from graphattn.kernels.cpu.threads import run_on_threads
 from graphattn.kernels.cpu.windows import (
@@ -325,6 +327,7 @@ class Launch:
             self.run(f"merge_{name}")
 
 
+GROUP["cpu"] = group
 BACKENDS["cpu"] = Backend(
     forward_of, weights_of, backward_of, half=True, joins=True, edges=Edges, lower=lower_for_cpu
 )

@@ -1,6 +1,16 @@
-// Additive scores of a pair, `<weight, act(query + key + edge)>`, and their gradients.
+// Additive scores, `<weight, act(own + other + edge)>` of every head, and their gradients.
 #pragma once
 #include "tasks.h"
+
+// What the scores of a row are made of. Own is its query or key, other what its edges gather of nodes;
+// edge is what they gather of themselves, its base null if there is nothing.
+template <class S> struct Sums {
+  using A = Real<S>;
+  const A *weight, *own;
+  Heads heads, edge_heads;
+  Gather<S> other, edge;
+  A slope;
+};
 
 template <class A, int N, bool TANH_>
 INLINE Vector<A, N> activated(Vector<A, N> x, A slope, Vector<A, N>& derivative) {
@@ -14,44 +24,120 @@ INLINE Vector<A, N> activated(Vector<A, N> x, A slope, Vector<A, N>& derivative)
   }
 }
 
-// The parts of one pair and head; edge is null if there are no features of edges.
-template <class S> struct Pair {
-  const Real<S>*weight, *own;  // own: the query or key of the row
-  const S *other, *edge;
-  i64 dim;
-  Real<S> slope;
-
-  INLINE Vector<Real<S>, LANES<Real<S>>> sum_at(i64 d) const {
-    constexpr int N = LANES<Real<S>>;
-    auto x = load_some<N>(own + d, dim - d) + load_some<N>(other + d, dim - d);
-    return edge ? x + load_some<N>(edge + d, dim - d) : x;
-  }
-};
-
-template <class S, bool TANH_> INLINE Real<S> additive_score(const Pair<S>& pair) {
-  using A = Real<S>;
-  constexpr int N = LANES<A>;
-  Vector<A, N> total = {}, derivative;
-  for (i64 d = 0; d < pair.dim; d += N)
-    total += load_some<N>(pair.weight + d, pair.dim - d) *
-             activated<A, N, TANH_>(pair.sum_at(d), pair.slope, derivative);
-  return sum<A, N>(total);
+// DIM numbers, or any number of them where DIM is 0: then vectors at the end are filled up with 0.
+template <int N, int DIM, class S> INLINE Vector<Real<S>, N> part(const S* x, i64 d, i64 dim) {
+  if constexpr (DIM) return load<N>(x + d);
+  else return load_some<N>(x + d, dim - d);
 }
 
-// `to += grad * weight * act'(sum)` for one to three targets, `weight_grad += grad * act(sum)`; the
-// targets may be null.
-template <class S, bool TANH_>
-INLINE void additive_gradient(const Pair<S>& pair, Real<S> grad, Real<S>* to, Real<S>* edge_to,
-                              Real<S>* weight_to) {
+// The scores of SOME edges and one head.
+template <class S, int DIM, bool TANH_, int SOME>
+INLINE void score_edges(Real<S>* to, Real<S> factor, const Sums<S>& sums, i64 h, i64 e) {
   using A = Real<S>;
-  constexpr int N = LANES<A>;
-  for (i64 d = 0; d < pair.dim; d += N) {
-    const i64 left = pair.dim - d;
-    Vector<A, N> derivative, value = activated<A, N, TANH_>(pair.sum_at(d), pair.slope, derivative);
-    auto more = grad * load_some<N>(pair.weight + d, left) * derivative;
-    store_some<N>(to + d, load_some<N>(to + d, left) + more, left);
-    if (edge_to) store_some<N>(edge_to + d, load_some<N>(edge_to + d, left) + more, left);
-    if (weight_to)
-      store_some<N>(weight_to + d, load_some<N>(weight_to + d, left) + grad * value, left);
+  constexpr int N = DIM && DIM < LANES<A> ? DIM : LANES<A>;
+  const i64 dim = DIM ? DIM : sums.heads.dim, at = sums.heads.at(h), edge_at = sums.edge_heads.at(h);
+  const A *own = sums.own + sums.heads.own(h), *weight = sums.weight + h * dim;
+  Vector<A, N> totals[4] = {}, derivative;
+  for (i64 d = 0; d < dim; d += N) {
+    const auto mine = part<N, DIM>(own, d, dim), w = part<N, DIM>(weight, d, dim);
+    for (int r = 0; r < SOME; ++r) {
+      auto x = mine + part<N, DIM>(sums.other.row(e + r) + at, d, dim);
+      if (sums.edge.base) x += part<N, DIM>(sums.edge.row(e + r) + edge_at, d, dim);
+      totals[r] += w * activated<A, N, TANH_>(x, sums.slope, derivative);
+    }
   }
+  if constexpr (SOME == 4) store<4>(to, four_sums<A, N>(totals) * factor);
+  else *to = sum<A, N>(totals[0]) * factor;
+}
+
+// `out[h * stride + e - low] = factor * score`.
+template <class S, int DIM, bool TANH_>
+void additive_scores_of(Real<S>* out, i64 stride, Real<S> factor, const Sums<S>& sums, i64 low, i64 high) {
+  const i64 lines = sums.heads.template lines<S>();
+  for (i64 e = low; e < high;) {
+    const i64 some = high - e >= 4 ? 4 : 1;
+    for (i64 r = 0; r < some; ++r) sums.other.prefetch(e + r, lines);
+    for (i64 h = 0; h < sums.heads.heads; ++h) {
+      Real<S>* to = out + h * stride + e - low;
+      if (some == 4) score_edges<S, DIM, TANH_, 4>(to, factor, sums, h, e);
+      else score_edges<S, DIM, TANH_, 1>(to, factor, sums, h, e);
+    }
+    e += some;
+  }
+}
+
+// Where gradients are added: of the row's own numbers, of features of edges, of the weight (heads,
+// dim); edge and weight may be absent (null).
+template <class A> struct SumGradients {
+  A* own;
+  Gather<A> edge;
+  A* weight;
+};
+
+// Add `factor * grads[h * stride + e - low]` times the derivative of each score.
+template <class S, int DIM, bool TANH_>
+void additive_gradients_of(const SumGradients<Real<S>>& to, Real<S> factor, const Real<S>* grads, i64 stride,
+                           const Sums<S>& sums, i64 low, i64 high) {
+  using A = Real<S>;
+  constexpr int N = DIM && DIM < LANES<A> ? DIM : LANES<A>, COUNT = DIM ? smaller(DIM / N, 4) : 1;
+  const i64 dim = DIM ? DIM : sums.heads.dim;
+  for (i64 h = 0; h < sums.heads.heads; ++h) {
+    const i64 at = sums.heads.at(h), own_at = sums.heads.own(h), edge_at = sums.edge_heads.at(h);
+    const i64 lines = h ? 0 : sums.heads.template lines<S>();
+    for (i64 d = 0; d < dim; d += COUNT * N) {
+      Vector<A, N> mine[COUNT], w[COUNT], own_total[COUNT] = {}, weight_total[COUNT] = {}, derivative;
+      for (int n = 0; n < COUNT; ++n) {
+        mine[n] = part<N, DIM>(sums.own + own_at, d + n * N, dim);
+        w[n] = part<N, DIM>(sums.weight + h * dim, d + n * N, dim) * factor;
+      }
+      for (i64 e = low; e < high; ++e) {
+        const A grad = grads[h * stride + e - low];
+        const S* other = sums.other.row(e) + at;
+        sums.other.prefetch(e, d ? 0 : lines);
+        for (int n = 0; n < COUNT; ++n) {
+          const i64 i = d + n * N, left = dim - i;
+          auto x = mine[n] + part<N, DIM>(other, i, dim);
+          if (sums.edge.base) x += part<N, DIM>(sums.edge.row(e) + edge_at, i, dim);
+          weight_total[n] += grad * activated<A, N, TANH_>(x, sums.slope, derivative);
+          const auto more = grad * w[n] * derivative;
+          own_total[n] += more;
+          if (to.edge.base) {
+            A* y = const_cast<A*>(to.edge.row(e)) + edge_at + i;
+            store_some<N>(y, load_some<N>(y, left) + more, left);
+          }
+        }
+      }
+      for (int n = 0; n < COUNT; ++n) {
+        const i64 i = d + n * N, left = dim - i;
+        A* y = to.own + own_at + i;
+        store_some<N>(y, load_some<N>(y, left) + own_total[n], left);
+        if (!to.weight) continue;
+        y = to.weight + h * dim + i;
+        store_some<N>(y, load_some<N>(y, left) + factor * weight_total[n], left);
+      }
+    }
+  }
+}
+
+// Widths of heads that are compiled for LeakyReLU; of tanh, exponentials take most of the time.
+#define FOR_SCORE(function, sums, ...)                                          \
+  if (call.score == TANH) return function<S, 0, true>(__VA_ARGS__);             \
+  if constexpr (sizeof(Real<S>) == 4)                                           \
+    switch (sums.heads.dim) {                                                   \
+      case 8: return function<S, 8, false>(__VA_ARGS__);                        \
+      case 16: return function<S, 16, false>(__VA_ARGS__);                      \
+      case 32: return function<S, 32, false>(__VA_ARGS__);                      \
+      case 64: return function<S, 64, false>(__VA_ARGS__);                      \
+    }                                                                           \
+  return function<S, 0, false>(__VA_ARGS__);
+
+template <class S>
+void additive_scores(const Call& call, Real<S>* out, i64 stride, const Sums<S>& sums, i64 low, i64 high) {
+  FOR_SCORE(additive_scores_of, sums, out, stride, (Real<S>)call.scale, sums, low, high)
+}
+
+template <class S>
+void additive_gradients(const Call& call, const SumGradients<Real<S>>& to, const Real<S>* grads, i64 stride,
+                        const Sums<S>& sums, i64 low, i64 high) {
+  FOR_SCORE(additive_gradients_of, sums, to, (Real<S>)call.scale, grads, stride, sums, low, high)
 }

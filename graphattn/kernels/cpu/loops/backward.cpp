@@ -109,10 +109,6 @@ static void edge_gradients(const Call& call, const Real<S>* query, const Real<S>
   }
 }
 
-// `function(pair)` for an additive score of either kind.
-#define FOR_SCORE(function, ...) \
-  (call.score == TANH ? function<S, true>(__VA_ARGS__) : function<S, false>(__VA_ARGS__))
-
 template <class S>
 static void by_destination(const Call& call, Own<S>& own, Runs<Real<S>>& runs, const Segment& segment) {
   using A = Real<S>;
@@ -143,12 +139,11 @@ static void by_destination(const Call& call, Own<S>& own, Runs<Real<S>>& runs, c
       if (call.edge)
         add_weighted(target + dim, scale, dp, CHUNK, joined_heads(call, call.query_dim()), reads.edge, low, high);
     } else {
-      each<A>(call, low, high, [&](i64 e, i64 h, i64 i) {
-        const i64 edge = b * call.num_edges + edge_of(call, call.rows, e);
-        A* of_edge = call.grad_edge_key ? (A*)call.grad_edge_key + (edge * call.kv_heads + h / call.group) * dim : nullptr;
-        A* of_weight = call.grad_weight ? (A*)call.grad_weight + (segment.task * heads + h) * dim : nullptr;
-        FOR_SCORE(additive_gradient, pair_of(call, reads, query, h, e), (A)call.scale * dp[i], target + h * dim, of_edge, of_weight);
-      });
+      const i64 step = call.kv_heads * dim;
+      const A* features = call.grad_edge_key ? (const A*)call.grad_edge_key + b * call.num_edges * step : nullptr;
+      A* of_weight = call.grad_weight ? (A*)call.grad_weight + segment.task * heads * dim : nullptr;
+      const SumGradients<A> to = {target, of_edges(call, call.rows, segment, features, step), of_weight};
+      additive_gradients(call, to, dp, CHUNK, sums_of(call, reads, query), low, high);
     }
   }
   if (target == own.first_grad.data) copy((S*)call.grad_query + node * width, target, width);
@@ -171,11 +166,8 @@ template <class S> struct ColumnReads {
   Gather<S> edge_key;
 };
 
-template <class S>
-static Pair<S> pair_of_column(const Call& call, const ColumnReads<S>& reads, const Real<S>* key, i64 h, i64 e, const S* edge) {
-  const i64 dim = call.head_dim, g = h / call.group;
-  return {(const Real<S>*)call.weight + h * dim, key + g * dim, reads.query.row(e) + h * call.query_dim(),
-          edge ? edge + g * dim : nullptr, dim, (Real<S>)call.slope};
+template <class S> INLINE Sums<S> sums_of_column(const Call& call, const ColumnReads<S>& reads, const Real<S>* key) {
+  return {(const Real<S>*)call.weight, key, query_heads(call), key_heads(call), reads.query, reads.edge_key, (Real<S>)call.slope};
 }
 
 // Take over what the pass by destination computed of a chunk's edges.
@@ -202,9 +194,7 @@ static void chunk_of_column(const Call& call, const ColumnReads<S>& reads, const
   if (call.score == DOT)
     dots(p, CHUNK, (A)call.scale, key, query_heads(call), reads.query, low, high);
   else
-    each<A>(call, low, high, [&](i64 e, i64 h, i64 i) {
-      p[i] = (A)call.scale * FOR_SCORE(additive_score, pair_of_column<S>(call, reads, key, h, e, nullptr));
-    });
+    additive_scores(call, p, CHUNK, sums_of_column(call, reads, key), low, high);
   dots(dp, CHUNK, A(1), value, out_heads(call), reads.grad_out, low, high);
   for (i64 h = 0; h < heads; ++h) {
     fill(p + h * CHUNK + high - low, length - (high - low), A(-INF));
@@ -247,7 +237,7 @@ static void by_source(const Call& call, Own<S>& own, Runs<Real<S>>& runs, const 
   const ColumnReads<S> reads = {nodes(at<S>(call.query, b, 0), call.query.node),
                                 nodes((const S*)call.grad_out + first * out, out),
                                 nodes((const A*)call.known + first * 3 * heads, 3 * heads),
-                                of_edges(call, call.columns, segment, at<S>(call.edge_key, b, 0), keys)};
+                                of_edges(call, call.columns, segment, call.edge_key ? at<S>(call.edge_key, b, 0) : nullptr, keys)};
   const A *p = runs.weights.data, *dp = runs.grads.data;
   for (i64 low = segment.low; low < segment.high; low += CHUNK) {
     const i64 high = smaller(low + CHUNK, segment.high);
@@ -256,11 +246,7 @@ static void by_source(const Call& call, Own<S>& own, Runs<Real<S>>& runs, const 
     if (call.score == DOT)
       add_weighted(grad_key, (A)call.scale, dp, CHUNK, query_heads(call), reads.query, low, high);
     else
-      each<A>(call, low, high, [&](i64 e, i64 h, i64 i) {
-        const S* edge = call.edge_key ? reads.edge_key.row(e) : nullptr;
-        FOR_SCORE(additive_gradient, pair_of_column<S>(call, reads, key, h, e, edge), (A)call.scale * dp[i],
-                  grad_key + h / call.group * dim, nullptr, nullptr);
-      });
+      additive_gradients(call, {grad_key, {}, nullptr}, dp, CHUNK, sums_of_column(call, reads, key), low, high);
     if (call.grad_out) add_weighted(grad_value, A(1), p, CHUNK, out_heads(call), reads.grad_out, low, high);
   }
   if (grad_key == own.first_grad.data) {

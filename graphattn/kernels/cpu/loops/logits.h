@@ -23,7 +23,7 @@ template <class S> INLINE Reads<S> reads_of(const Call& call, const Segment& seg
     return of_nodes(call, call.rows, segment, at<S>(x, segment.batch, 0), x.node);
   };
   auto edges = [&](const Numbers& x, i64 step) {
-    return of_edges(call, call.rows, segment, at<S>(x, segment.batch, 0), step);
+    return of_edges(call, call.rows, segment, x ? at<S>(x, segment.batch, 0) : nullptr, step);
   };
   return {nodes(call.key), nodes(call.value), edges(call.edge_key, call.kv_heads * call.head_dim),
           edges(call.edge_value, call.kv_heads * call.value_dim), edges(call.edge, call.edge_dim)};
@@ -40,12 +40,8 @@ INLINE Heads joined_heads(const Call& call, i64 own_step) {
   return {call.heads, call.edge_dim, 1, own_step, call.heads, 0};
 }
 
-template <class S>
-INLINE Pair<S> pair_of(const Call& call, const Reads<S>& reads, const Real<S>* query, i64 h, i64 e) {
-  const i64 dim = call.head_dim, head = h / call.group * dim;
-  return {(const Real<S>*)call.weight + h * dim, query + h * call.query_dim(),
-          reads.key.row(e) + head, call.edge_key ? reads.edge_key.row(e) + head : nullptr, dim,
-          (Real<S>)call.slope};
+template <class S> INLINE Sums<S> sums_of(const Call& call, const Reads<S>& reads, const Real<S>* query) {
+  return {(const Real<S>*)call.weight, query, key_heads(call), key_heads(call), reads.key, reads.edge_key, (Real<S>)call.slope};
 }
 
 // Fill `runs[h * stride + e - low]`, -inf behind; the slopes of a softcap go to `slopes`, if not null.
@@ -62,12 +58,7 @@ void row_logits(const Call& call, const Reads<S>& reads, const Real<S>* query, R
     if (call.edge)
       dots(runs, stride, scale, query + call.head_dim, joined, reads.edge, low, high, true);
   } else {
-    for (i64 e = low; e < high; ++e)
-      for (i64 h = 0; h < call.heads; ++h) {
-        auto pair = pair_of(call, reads, query, h, e);
-        A score = call.score == TANH ? additive_score<S, true>(pair) : additive_score<S, false>(pair);
-        runs[h * stride + e - low] = scale * score;
-      }
+    additive_scores(call, runs, stride, sums_of(call, reads, query), low, high);
   }
   for (i64 h = 0; h < call.heads; ++h) {
     A* run = runs + h * stride;

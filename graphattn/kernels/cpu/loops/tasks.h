@@ -122,10 +122,10 @@ INLINE Gather<S> of_nodes(const Call& call, const Rows& rows, const Segment& seg
   return in_order(segment, base + (segment.low + first_neighbor(rows, segment.row)) * step, step);
 }
 
-// What they read of themselves, in edge order.
+// What they read of themselves, in edge order; its base is null if that is nothing.
 template <class S>
 INLINE Gather<S> of_edges(const Call& call, const Rows& rows, const Segment& segment, const S* base, i64 step) {
-  if (rows.edge) return {base, step, rows.edge, (bool)call.wide, call.num_edges - 1};
+  if (rows.edge || !base) return {base, step, rows.edge, (bool)call.wide, call.num_edges - 1};
   return in_order(segment, base + segment.low * step, step);
 }
 
