@@ -26,6 +26,7 @@ import bench_pyg
 import bench_reorder
 import bench_scores
 import bench_sparse
+import bench_tiles_cpu
 import torch
 import torch.nn.functional as F
 from timing import Call, Row, compare, leaves
@@ -153,6 +154,7 @@ SUITES = {
     "windows": windows_suite,
     "crossover": crossover_suite,
     "sparse": bench_sparse.suite,
+    "tiles": bench_tiles_cpu.suite,
     "scores": bench_scores.suite,
     "reorder": bench_reorder.suite,
     "pyg": bench_pyg.suite,

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from bench_sparse import attend, gather_scatter
+from bench_sparse import attend
 from timing import Call, Row, compare, leaves
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import graphattn as ga
 
+FLEX = "FlexAttention, compiled"
+Pair = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
 
 class Case(NamedTuple):
     """A graph and its peers.
 
+    pair: The graph as a mask of FlexAttention, which has no backward on a CPU.
     bound: For some peers, the ratio that ours has to reach.
-    forward_only: Peers that have no backward on a CPU, or are too slow for it.
     """
 
+    name: str
     graph: ga.Graph
-    heads: int
-    dim: int
+    shape: tuple[int, int]  # heads, head_dim
     peers: dict[str, Call]
+    pair: Pair
     bound: dict[str, float]
-    forward_only: dict[str, Call]
 
 
 def chunked(
@@ -87,7 +89,7 @@ def tiles_of_grid(graph: ga.Graph, side: int, radius: int, size: int) -> Call:
 
 
 def chunks_of_blocks(picked: Tensor, size: int) -> Call:
-    """Blocks of queries with the blocks of keys that each attends to, whole rows of which are read."""
+    """Blocks of queries with the blocks of keys that each attends to, gathered as whole rows."""
     count, each = picked.shape
 
     def gather(x: Tensor) -> Tensor:
@@ -97,80 +99,85 @@ def chunks_of_blocks(picked: Tensor, size: int) -> Call:
     return chunked(lambda x: x.unflatten(0, (count, size)), gather, lambda x: x.flatten(0, 1))
 
 
-def heads_first(call: Callable[..., Tensor]) -> Call:
-    """A call over (1, heads, nodes, dim) as one over (nodes, heads, dim)."""
-    return lambda *x: call(*(y.transpose(0, 1)[None] for y in x))[0].transpose(0, 1)
+def flex(case: Case) -> Call:
+    """FlexAttention, its mask of blocks made before."""
+    nodes = case.graph.num_dst
+    near = create_block_mask(case.pair, None, None, nodes, nodes, device="cpu")
+    compiled = torch.compile(flex_attention)
+
+    def call(*inputs: Tensor) -> Tensor:
+        q, k, v = (x.detach().transpose(0, 1)[None] for x in inputs)
+        return compiled(q, k, v, block_mask=near)[0].transpose(0, 1)
+
+    return call
 
 
-def flex(graph: ga.Graph) -> Call:
-    """Compiled FlexAttention, its mask made before."""
-
-    def attends(b: Tensor, h: Tensor, dst: Tensor, src: Tensor) -> Tensor:
-        return graph.has_edge(dst, src)
-
-    near = create_block_mask(attends, None, None, graph.num_dst, graph.num_src, device="cpu")
-    return heads_first(partial(torch.compile(flex_attention), block_mask=near))
-
-
-def masked(graph: ga.Graph) -> Call:
-    return heads_first(partial(F.scaled_dot_product_attention, attn_mask=graph.mask()))
-
-
-def window(nodes: int, radius: int, bound: float) -> Case:
-    graph = ga.sliding_window(nodes, radius)
-    peers = {
-        f"SDPA, chunks of {size}": chunks_of_window(graph, radius, size) for size in (64, 128, 256)
-    }
-    forward_only = {"FlexAttention, compiled": flex(graph), "SDPA with a mask": masked(graph)}
-    bounds = {**dict.fromkeys(peers, bound), "FlexAttention, compiled": 1 / 3}
-    return Case(graph, 4, 64, peers, bounds, forward_only)
+def window(nodes: int, radius: int, bound: dict[str, float]) -> Case:
+    graph, sizes = ga.sliding_window(nodes, radius), (64, 128)
+    peers = {f"SDPA, chunks of {size}": chunks_of_window(graph, radius, size) for size in sizes}
+    return Case(
+        f"sliding_window({nodes}, {radius})",
+        graph,
+        (4, 64),
+        peers,
+        lambda b, h, dst, src: (dst - src).abs() <= radius,
+        bound | dict.fromkeys(peers, bound["SDPA"]),
+    )
 
 
 def grid(side: int, radius: int) -> Case:
     graph = ga.neighborhood((side, side), radius)
-    peers = {
-        f"SDPA, tiles of {size} x {size}": tiles_of_grid(graph, side, radius, size)
-        for size in (8, 16)
-    }
-    peers["gather and scatter"] = gather_scatter(graph.edge_index, graph.num_dst)
-    return Case(graph, 4, 32, peers, {}, {"FlexAttention, compiled": flex(graph)})
+
+    def attends(b: Tensor, h: Tensor, dst: Tensor, src: Tensor) -> Tensor:
+        row, column = (x.clamp(radius, side - 1 - radius) for x in (dst // side, dst % side))
+        return ((src // side - row).abs() <= radius) & ((src % side - column).abs() <= radius)
+
+    peers = {"SDPA, tiles of 8 x 8": tiles_of_grid(graph, side, radius, 8)}
+    return Case(f"neighborhood(({side}, {side}), {radius})", graph, (4, 32), peers, attends, {})
 
 
 def blocks(nodes: int, size: int, each: int, bound: float) -> Case:
     """Blocks of queries that attend to some blocks of keys each, drawn at random."""
-    count = nodes // size
+    count, peer = nodes // size, "SDPA, gathered blocks"
     drawn = torch.rand(count, count, generator=torch.Generator().manual_seed(0))
     picked = drawn.argsort(1)[:, :each]
     layout = torch.zeros(count, count, dtype=torch.bool).scatter_(1, picked, True)
     dst, src = layout.repeat_interleave(size, 0).repeat_interleave(size, 1).nonzero().T
-    graph, peer = ga.from_edges(torch.stack([src, dst]), nodes), "SDPA, gathered blocks"
-    peers = {peer: chunks_of_blocks(picked, size)}
-    return Case(graph, 4, 64, peers, {peer: bound}, {})
-
-
-def cases() -> Iterator[tuple[str, Case]]:
-    yield "sliding_window(16384, 64)", window(16_384, 64, 0.6)
-    yield "sliding_window(8192, 256)", window(8_192, 256, 0.9)
-    yield "neighborhood((64, 64), 6)", grid(64, 6)
-    yield "8,192 nodes, blocks of 128 attend to 4 blocks", blocks(8_192, 128, 4, 0.8)
+    return Case(
+        f"{nodes:,} nodes, blocks of {size} attend to {each} blocks",
+        ga.from_edges(torch.stack([src, dst]), nodes),
+        (4, 64),
+        {peer: chunks_of_blocks(picked, size)},
+        lambda b, h, dst, src: layout[dst // size, src // size],
+        {peer: bound},
+    )
 
 
 def suite(device: torch.device, rounds: int) -> list[Row]:
-    """Every case; what is compiled comes last in each."""
+    """Every case; what is compiled comes last, as it does in `bench_sparse.suite`."""
     rows, few = [], max(3, rounds // 3)
-    for name, case in cases():
-        inputs = leaves(case.graph.num_dst, case.heads, case.dim, device=torch.device("cpu"))
-        for peers, directions in (
-            (case.peers, ("forward", "forward + backward")),
-            (case.forward_only, ("forward",)),
-        ):
-            rows += compare(
-                f"{name}, {case.heads} x {case.dim}",
-                inputs,
-                attend(case.graph),
-                peers,
-                bound=case.bound,
-                rounds=few,
-                directions=directions,
-            )
+    cases = [
+        window(16_384, 64, {"SDPA": 0.6, FLEX: 1 / 3}),
+        window(8_192, 256, {"SDPA": 0.9}),
+        grid(64, 6),
+        blocks(8_192, 128, 4, 0.8),
+    ]
+
+    def timed(case: Case, peers: dict[str, Call], *directions: str) -> list[Row]:
+        heads, dim = case.shape
+        inputs = leaves(case.graph.num_dst, heads, dim, device=torch.device("cpu"))
+        return compare(
+            f"{case.name}, {heads} x {dim}",
+            inputs,
+            attend(case.graph),
+            peers,
+            bound=case.bound,
+            rounds=few,
+            directions=directions,
+        )
+
+    for case in cases:
+        rows += timed(case, case.peers, "forward", "forward + backward")
+    for case in cases:
+        rows += timed(case, {FLEX: flex(case)}, "forward")
     return rows

@@ -21,7 +21,8 @@ constexpr bool FILLS = true;  // what was never written is NaN
 
 // Every function takes integers and addresses, as ctypes hands them over; a pass takes a `Call` and
 // the counter of its tasks.
-using Function = i64(i64, i64, i64, i64, i64, i64, i64, i64, i64);
+using Function = i64(i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64);
+constexpr int MOST_ARGUMENTS = 12;
 struct Named {
   const char* name;
   Function* function;
@@ -65,7 +66,7 @@ struct Team {
 static void* work(void* given) {
   Team& team = *(Team*)given;
   pthread_barrier_wait(&team.start);
-  if (team.pass((i64)team.words, (i64)&team.counter, 0, 0, 0, 0, 0, 0, 0))
+  if (team.pass((i64)team.words, (i64)&team.counter, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
     __atomic_store_n(&team.failed, 1, __ATOMIC_RELAXED);
   return nullptr;
 }
@@ -87,7 +88,8 @@ static i64 run(const Recorded& call, const i64* w) {
   for (const Named& found : NAMES)
     if (!strcmp(found.name, call.function)) {
       if (call.words == sizeof(Call) / 8) return run_pass(found.function, w, call.tasks);
-      return found.function(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]);
+      if (call.words > MOST_ARGUMENTS) abort();
+      return found.function(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11]);
     }
   printf("loops_test.cpp does not list %s\n", call.function);
   exit(1);

@@ -33,7 +33,9 @@ CALL = struct.Struct("=96s32sqqqq")  # case, function, result, tasks, words, arr
 # differ; whether it begins without contents; which array it is before the call, and after it.
 ARRAY = struct.Struct("=q32sqqdqqq")
 EXACT = 4  # after the numbers of `kernel.DTYPES`
-ROUNDINGS = 64.0  # that levels may differ by, of the largest number of an array
+# Roundings that levels may differ by, of the largest number of an array: where a number is computed
+# (sums over up to 2,048 edges), and where it is stored.
+COMPUTED, STORED = 256.0, 2.0
 
 
 class Recorder:
@@ -61,7 +63,9 @@ class Recorder:
 
     def call(self, name: str, *given: Tensor | int) -> int:
         """Stand in for `interface.call`."""
-        arrays = {i: (str(i), x) for i, x in enumerate(given) if isinstance(x, Tensor)}
+        arrays = {
+            i: (str(i), x) for i, x in enumerate(given) if isinstance(x, Tensor) and x.numel()
+        }
         words = [0 if isinstance(x, Tensor) else x for x in given]
         work = partial(interface.call, name, *given)
         return self._record(name, 1, struct.pack(f"={len(words)}q", *words), arrays, work)
@@ -79,11 +83,12 @@ class Recorder:
         head = self.case.encode(), function.encode(), result, tasks, len(words) // 8, len(arrays)
         parts = [CALL.pack(*head), words]
         for (word, (name, x)), old in zip(arrays.items(), before):
-            is_float = x.dtype in kernel.DTYPES
-            dtype = kernel.DTYPES[x.dtype] if is_float else EXACT
-            allowed = ROUNDINGS * self.spread * torch.finfo(x.dtype).eps if is_float else 0.0
-            blank = is_float and bool(old.isnan().all())
-            kind = word, name.encode(), dtype, x.element_size(), allowed, blank
+            dtype, allowed = kernel.DTYPES.get(x.dtype, EXACT), 0.0
+            if dtype != EXACT:
+                real = torch.promote_types(x.dtype, torch.float32)
+                allowed = COMPUTED * torch.finfo(real).eps + STORED * torch.finfo(x.dtype).eps
+            blank = dtype != EXACT and bool(old.isnan().all())
+            kind = word, name.encode(), dtype, x.element_size(), self.spread * allowed, blank
             parts.append(ARRAY.pack(*kind, self._place(old), self._place(_contents(x))))
         self.calls.append(b"".join(parts))
         return result
@@ -148,8 +153,8 @@ TILES = [
     ]
 ]
 SHORT = [case for case in CASES if case.graph.num_edges < 10_000]
-DROPPED = [case for case in SHORT if case.graph is PARALLEL and case.spread == 1]
-SPECIAL = [Case("not finite", graph) for graph in (PARALLEL, shuffled(WINDOW), ga.causal(40))]
+OF_LISTS = [case for case in SHORT if case.graph is PARALLEL and case.spread == 1]
+NOT_FINITE = [Case("not finite", graph) for graph in (PARALLEL, shuffled(WINDOW), ga.causal(40))]
 
 
 def attend(inputs: Inputs, **options: Any) -> None:
@@ -190,19 +195,19 @@ def record(recorder: Recorder) -> None:
         for case in [*SHORT, *TILES, *(CUT if dtype == torch.float32 else CUT[:1])]:
             recorder.begin(case, dtype)
             attend(draw(case, dtype))
+        for case in NOT_FINITE:
+            for number in (math.nan, math.inf):
+                recorder.begin(case, f"{dtype}, {number}")
+                attend(with_some(draw(case, dtype), number))
     for case in [*SHORT, *CUT[:1]]:
-        recorder.begin(case, "weights")
-        weigh(draw(case, torch.float32))
-    for case in DROPPED:
+        for dtype in DTYPES if case in OF_LISTS else (torch.float32,):
+            recorder.begin(case, f"{dtype}, weights")
+            weigh(draw(case, dtype))
+    for case in [*OF_LISTS, *TILES]:
         recorder.begin(case, "dropout")
         attend(draw(case, torch.float32), dropout=0.3)
-    for case in SPECIAL:
-        for number in (math.nan, math.inf):
-            for dtype in DTYPES:
-                recorder.begin(case, dtype)
-                attend(with_some(draw(case, dtype), number))
     with patch.object(kernel.Launch, "__init__", widened):
-        for case in DROPPED:
+        for case in OF_LISTS:
             recorder.begin(case, "wide")
             attend(draw(case, torch.float32), dropout=0.3)
     for rows in (0, 1, 3_000):

@@ -15,7 +15,14 @@ from torch import Tensor
 import graphattn as ga
 from graphattn import attention, attention_weights, explain
 from graphattn.kernels import fused
-from graphattn.kernels.cpu import build, kernel, library
+from graphattn.graphs.csr import compact_by_destination
+from graphattn.kernels.cpu import build, interface, library
+from graphattn.kernels.cpu import kernel as cpu
+from graphattn.kernels.cpu.windows import (
+    windows_of_columns,
+    windows_of_interval_rows,
+    windows_of_rows,
+)
 from graphattn.normalizers import Softmax
 from graphattn.scores import Additive
 from tests.kernels.test_kernels import check
@@ -157,6 +164,108 @@ def test_nan_and_infinity_spread_as_in_the_reference(which: str, number: float) 
     torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
+# --- tiles ----------------------------------------------------------------------------------------
+
+
+def blocks_of_blocks(size: int, count: int) -> ga.Graph:
+    """Each block of rows attends to the two blocks behind it: lists whose rows share all sources."""
+    rows = torch.arange(size * count)
+    block = (rows // size)[:, None, None] + torch.tensor([1, 2])[:, None]
+    src = (block % count * size + torch.arange(size)).flatten(1)
+    dst = rows[:, None].expand_as(src)
+    return ga.from_edges(torch.stack([src.flatten(), dst.flatten()]), size * count)
+
+
+TILED = {
+    "window": ga.sliding_window(200, 20),
+    "causal window, prime": ga.causal(131) & ga.sliding_window(131, 40),
+    "more sources": ga.bipartite(37, 150),
+    "grid": ga.neighborhood((15, 14), 3),
+    "blocks": blocks_of_blocks(24, 5),
+    "parallel edges": ga.from_edges(torch.arange(60).repeat(2, 40), 60) | blocks_of_blocks(20, 3),
+}
+TILED["every edge twice"] = ga.from_edges(
+    torch.cat([TILED["blocks"].edge_index, TILED["blocks"].edge_index], 1), 120
+)
+
+
+def both_kinds_of_windows(graph: ga.Graph) -> bool:
+    """Whether rows or intervals are in windows."""
+    return len(windows_of_rows(graph).window) > 0 or len(windows_of_interval_rows(graph).window) > 0
+
+
+@pytest.mark.parametrize("normalizer", ["softmax", "sink", "sigmoid", "none"])
+@pytest.mark.parametrize("sizes", [(4, 4, 32, 32), (4, 2, 64, 24), (2, 1, 7, 100)], ids=str)
+@pytest.mark.parametrize("name", TILED)
+def test_tiles_agree_with_the_reference(name: str, sizes: tuple[int, ...], normalizer: str) -> None:
+    graph, (heads, kv_heads, dim, value_dim) = TILED[name], sizes
+    assert both_kinds_of_windows(graph)
+    numbers = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs = [
+        numbers(2, graph.num_dst, heads, dim).requires_grad_(),
+        numbers(2, graph.num_src, kv_heads, dim).requires_grad_(),
+        numbers(2, graph.num_src, kv_heads, value_dim).requires_grad_(),
+    ]
+    options: dict = {"normalizer": normalizer, "softcap": 3.0 if dim == 7 else None}
+    if normalizer == "sink":
+        sink = numbers(heads).requires_grad_()
+        inputs, options["normalizer"] = [*inputs, sink], Softmax(sink)
+    found = []
+    for kernel in ("cpu", "reference"):
+        out = attention(*inputs[:3], graph, kernel=kernel, **options)
+        grad = torch.ones_like(out).cumsum(-1)
+        found.append([out, *torch.autograd.grad(out, inputs, grad)])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("which", range(4), ids=["query", "key", "value", "gradient"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["window", "grid", "more sources"])
+def test_in_a_tile_nan_and_infinity_reach_those_who_attend(
+    name: str, number: float, which: int
+) -> None:
+    """Other rows of the tile have a weight of 0 there, and 0 times infinity is NaN."""
+    graph = TILED[name]
+    inputs = tensors(graph)
+    grad = torch.randn(inputs[0].shape)
+    with torch.no_grad():
+        (*inputs, grad)[which][5, 1, 3] = number
+    found = []
+    for kernel in ("cpu", "reference"):
+        out = attention(*inputs, graph, kernel=kernel)
+        found.append([out, *torch.autograd.grad(out, inputs, grad)])
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.equal(mine.isfinite(), theirs.isfinite())
+        finite = theirs.isfinite()
+        torch.testing.assert_close(mine[finite], theirs[finite], rtol=1e-4, atol=1e-5)
+
+
+def test_rows_that_share_no_sources_are_in_no_windows() -> None:
+    for graph in (random_edges(3_000, 3_000, 9_000), ga.sliding_window(64, 0)):
+        assert not both_kinds_of_windows(graph)
+        assert not len(windows_of_columns(graph).window)
+
+
+# --- edges by row ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 2, 1_023, 1_024, 1_025, 5_000])
+@pytest.mark.parametrize("edges", [0, 1, 9_000])
+def test_edges_are_grouped_in_their_order(rows: int, edges: int) -> None:
+    index = torch.randint(rows, (2, edges))
+    found = compact_by_destination(ga.from_edges(index, rows))
+    order = index[1].sort(stable=True).indices
+    assert torch.equal(found.index.long(), index[0][order])
+    assert torch.equal(found.ptr.diff(), index[1].bincount(minlength=rows))
+    if found.edge is not None:
+        assert torch.equal(found.edge.long(), order)
+
+
+def test_the_struct_of_a_call_is_as_long_in_python() -> None:
+    assert interface.entry("call_bytes")() == interface.CALL_BYTES
+
+
 # --- threads and processes ------------------------------------------------------------------------
 
 
@@ -222,12 +331,12 @@ class _Attends(torch.utils.data.Dataset):
         return attention(*self.inputs, self.graph, kernel="cpu")
 
 
-# --- the library is missing ------------------------------------------------------------------------
+# --- the library is missing -----------------------------------------------------------------------
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "missing", lambda: "it is missing; build it")
-    kernel._warn.cache_clear()
+    cpu._warn.cache_clear()
     graph = ga.expander(4_000, 4)
     inputs = tensors(graph)
     with pytest.warns(UserWarning, match="without its kernel for the CPU: it is missing; build it"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from graphattn.kernels.cpu import library
 
 _NUMBERS = ("query", "key", "value", "bias", "edge_key", "edge_value", "edge")
-_ROWS = ("ptr", "index", "edge", "window", "source", "attends", "count")
+_ROWS = ("ptr", "index", "edge", "window", "source", "attends", "row", "count")
 
 # Every field takes 8 bytes. By name the type in `struct`: q is an integer
 # or the address of a tensor, d a double, Q unsigned.

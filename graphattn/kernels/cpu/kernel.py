@@ -63,7 +63,7 @@ NORMALIZERS = {name: i for i, name in enumerate(("softmax", "sigmoid", "none"))}
 class Edges(NamedTuple):
     """The edges by destination or by source: ptr, index and edge as in `fused.Edges`.
 
-    window, source, attends: As in `windows.Windows`; window is empty where tiles are not used.
+    window, source, attends, row: As in `windows.Windows`; window is empty where tiles are not used.
     """
 
     ptr: Tensor
@@ -72,6 +72,7 @@ class Edges(NamedTuple):
     window: Tensor
     source: Tensor
     attends: Tensor
+    row: Tensor
 
 
 def unsupported(problem: Problem) -> str | None:

@@ -11,6 +11,7 @@ from graphattn.graphs import Graph
 from graphattn.graphs.csr import CompactCSR, compact_by_destination, compact_by_source
 from graphattn.graphs.facts import fact
 from graphattn.graphs.rows import interval_columns, interval_rows
+from graphattn.graphs.windows import sharing_order
 from graphattn.kernels.cpu.interface import call
 
 WINDOW = 16  # rows of a window, as in loops/tiles.h
@@ -25,28 +26,31 @@ class Windows(NamedTuple):
     window: int64 (windows + 1,), where the sources of each begin; empty if tiles are not worth it.
     source: int32 (sources,), nodes; empty where rows are intervals, which need no list.
     attends: uint16 (sources,), bit r for row r of the window.
+    row: int32 (rows,), the rows of each window in turn; empty where that is 0, 1, 2, ...
     """
 
     window: Tensor
     source: Tensor
     attends: Tensor
+    row: Tensor
 
 
 NONE = Windows(
     torch.empty(0, dtype=torch.int64),
     torch.empty(0, dtype=torch.int32),
     torch.empty(0, dtype=torch.uint16),
+    torch.empty(0, dtype=torch.int32),
 )
 
 
 @fact
 def windows_of_rows(graph: Graph) -> Windows:
-    return _of_list(compact_by_destination(graph), graph.num_src)
+    return _of_list(graph, compact_by_destination(graph), graph.num_src)
 
 
 @fact
 def windows_of_columns(graph: Graph) -> Windows:
-    return _of_list(compact_by_source(graph), graph.num_dst)
+    return _of_list(graph, compact_by_source(graph), graph.num_dst)
 
 
 @fact
@@ -73,28 +77,30 @@ def _of_intervals(rows: CompactCSR | None) -> Windows:
     return NONE._replace(window=torch.nn.functional.pad(spans.cumsum(0), (1, 0)))
 
 
-def _of_list(rows: CompactCSR, num_sources: int) -> Windows:
-    num_windows = -(-(len(rows.ptr) - 1) // WINDOW)
+def _of_list(graph: Graph, rows: CompactCSR, num_sources: int) -> Windows:
+    num_rows = len(rows.ptr) - 1
     if not len(rows.index):
         return NONE
-    step = -(-num_windows // SAMPLE)
-    first = torch.arange(0, num_windows, step) * WINDOW
-    last = (first + WINDOW).clamp(max=len(rows.ptr) - 1)
-    edges = int((rows.ptr[last] - rows.ptr[first]).sum())
-    if edges < WORTH_TILES * len(_listed(rows, num_sources, step, edges).source):
+    order = sharing_order(graph)
+    row = NONE.row if order is None else order.to(torch.int32)
+    step = -(-num_rows // (WINDOW * SAMPLE))
+    first = torch.arange(num_rows).view(-1, 1)[:: WINDOW * step] + torch.arange(WINDOW)
+    sample = first[first < num_rows] if order is None else order[first[first < num_rows]]
+    edges = int(rows.ptr.diff()[sample].sum())
+    if edges < WORTH_TILES * len(_listed(rows, row, num_sources, step, edges).source):
         return NONE
-    found = _listed(rows, num_sources, 1, len(rows.index))
+    found = _listed(rows, row, num_sources, 1, len(rows.index))
     return found._replace(source=found.source.clone(), attends=found.attends.clone())
 
 
-def _listed(rows: CompactCSR, num_sources: int, step: int, edges: int) -> Windows:
+def _listed(rows: CompactCSR, row: Tensor, num_sources: int, step: int, edges: int) -> Windows:
     """List the sources of every window, or of every step-th one, which have so many edges."""
     num_rows = len(rows.ptr) - 1
-    seen = torch.zeros(num_sources, dtype=torch.int32)
-    place = torch.empty(num_sources, dtype=torch.int64)
+    newest = torch.zeros(num_sources, dtype=torch.int64)
+    before = torch.empty(edges, dtype=torch.int64)
     window = torch.empty(-(-num_rows // (WINDOW * step)) + 1, dtype=torch.int64)
     source = torch.empty(edges, dtype=torch.int32)
     attends = torch.empty(edges, dtype=torch.uint16)
-    given = (rows.ptr, rows.index, num_rows, step, seen, place, window, source, attends)
+    given = (rows.ptr, rows.index, row, num_rows, step, newest, before, window, source, attends)
     count = call("windows", *given)
-    return Windows(window, source[:count], attends[:count])
+    return Windows(window, source[:count], attends[:count], row)

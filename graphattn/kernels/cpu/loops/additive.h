@@ -24,12 +24,6 @@ INLINE Vector<A, N> activated(Vector<A, N> x, A slope, Vector<A, N>& derivative)
   }
 }
 
-// DIM numbers, or any number of them where DIM is 0: then vectors at the end are filled up with 0.
-template <int N, int DIM, class S> INLINE Vector<Real<S>, N> part(const S* x, i64 d, i64 dim) {
-  if constexpr (DIM) return load<N>(x + d);
-  else return load_some<N>(x + d, dim - d);
-}
-
 // The scores of SOME edges and one head.
 template <class S, int DIM, bool TANH_, int SOME>
 INLINE void score_edges(Real<S>* to, Real<S> factor, const Sums<S>& sums, i64 h, i64 e) {
@@ -41,8 +35,8 @@ INLINE void score_edges(Real<S>* to, Real<S> factor, const Sums<S>& sums, i64 h,
   for (i64 d = 0; d < dim; d += N) {
     const auto mine = part<N, DIM>(own, d, dim), w = part<N, DIM>(weight, d, dim);
     for (int r = 0; r < SOME; ++r) {
-      auto x = mine + part<N, DIM>(sums.other.row(e + r) + at, d, dim);
-      if (sums.edge.base) x += part<N, DIM>(sums.edge.row(e + r) + edge_at, d, dim);
+      auto x = mine + part<N, DIM>(sums.other.template row<true>(e + r) + at, d, dim);
+      if (!DIM && sums.edge.base) x += part<N, DIM>(sums.edge.row(e + r) + edge_at, d, dim);
       totals[r] += w * activated<A, N, TANH_>(x, sums.slope, derivative);
     }
   }
@@ -56,8 +50,8 @@ void additive_scores_of(Real<S>* out, i64 stride, Real<S> factor, const Sums<S>&
   const i64 lines = sums.heads.template lines<S>();
   for (i64 e = low; e < high;) {
     const i64 some = high - e >= 4 ? 4 : 1;
-    for (i64 r = 0; r < some; ++r) sums.other.prefetch(e + r, lines);
-    for (i64 h = 0; h < sums.heads.heads; ++h) {
+    for (i64 r = 0; r < some; ++r) sums.other.template prefetch<true>(e + r, lines);
+    for (i64 h = 0; h < sums.heads.count(); ++h) {
       Real<S>* to = out + h * stride + e - low;
       if (some == 4) score_edges<S, DIM, TANH_, 4>(to, factor, sums, h, e);
       else score_edges<S, DIM, TANH_, 1>(to, factor, sums, h, e);
@@ -81,7 +75,7 @@ void additive_gradients_of(const SumGradients<Real<S>>& to, Real<S> factor, cons
   using A = Real<S>;
   constexpr int N = DIM && DIM < LANES<A> ? DIM : LANES<A>, COUNT = DIM ? smaller(DIM / N, 4) : 1;
   const i64 dim = DIM ? DIM : sums.heads.dim;
-  for (i64 h = 0; h < sums.heads.heads; ++h) {
+  for (i64 h = 0; h < sums.heads.count(); ++h) {
     const i64 at = sums.heads.at(h), own_at = sums.heads.own(h), edge_at = sums.edge_heads.at(h);
     const i64 lines = h ? 0 : sums.heads.template lines<S>();
     for (i64 d = 0; d < dim; d += COUNT * N) {
@@ -92,16 +86,16 @@ void additive_gradients_of(const SumGradients<Real<S>>& to, Real<S> factor, cons
       }
       for (i64 e = low; e < high; ++e) {
         const A grad = grads[h * stride + e - low];
-        const S* other = sums.other.row(e) + at;
-        sums.other.prefetch(e, d ? 0 : lines);
+        const S* other = sums.other.template row<true>(e) + at;
+        sums.other.template prefetch<true>(e, d ? 0 : lines);
         for (int n = 0; n < COUNT; ++n) {
           const i64 i = d + n * N, left = dim - i;
           auto x = mine[n] + part<N, DIM>(other, i, dim);
-          if (sums.edge.base) x += part<N, DIM>(sums.edge.row(e) + edge_at, i, dim);
+          if (!DIM && sums.edge.base) x += part<N, DIM>(sums.edge.row(e) + edge_at, i, dim);
           weight_total[n] += grad * activated<A, N, TANH_>(x, sums.slope, derivative);
           const auto more = grad * w[n] * derivative;
           own_total[n] += more;
-          if (to.edge.base) {
+          if (!DIM && to.edge.base) {
             A* y = const_cast<A*>(to.edge.row(e)) + edge_at + i;
             store_some<N>(y, load_some<N>(y, left) + more, left);
           }
@@ -119,11 +113,11 @@ void additive_gradients_of(const SumGradients<Real<S>>& to, Real<S> factor, cons
   }
 }
 
-// Widths of heads that are compiled for LeakyReLU; of tanh, exponentials take most of the time.
+// Widths of heads that are compiled for LeakyReLU without features of edges.
 #define FOR_SCORE(function, sums, ...)                                          \
   if (call.score == TANH) return function<S, 0, true>(__VA_ARGS__);             \
   if constexpr (sizeof(Real<S>) == 4)                                           \
-    switch (sums.heads.dim) {                                                   \
+    switch (sums.edge.base ? 0 : sums.heads.dim) {                                                   \
       case 8: return function<S, 8, false>(__VA_ARGS__);                        \
       case 16: return function<S, 16, false>(__VA_ARGS__);                      \
       case 32: return function<S, 32, false>(__VA_ARGS__);                      \

@@ -6,9 +6,9 @@ constexpr i64 CHUNK = 64;  // edges whose rows stay in the first-level cache
 
 // Weights, their gradients and the slopes of a softcap, for the edges of a chunk; notes on its row.
 template <class A> struct Runs {
-  Scratch<A> weights, grads, slopes, notes;
+  Scratch<A> weights, grads, slopes, notes;  // notes of one row, or of all rows that a chunk reads
   explicit Runs(const Call& call)
-      : weights(call.heads * CHUNK), grads(call.heads * CHUNK), slopes(call.heads * CHUNK), notes(3 * call.heads) {}
+      : weights(call.heads * CHUNK), grads(call.heads * CHUNK), slopes(call.heads * CHUNK), notes(3 * call.heads * CHUNK) {}
   bool failed() const { return !weights.data || !grads.data || !slopes.data || !notes.data; }
 };
 
@@ -153,10 +153,12 @@ static void by_destination(const Call& call, Own<S>& own, Runs<Real<S>>& runs, c
 
 // Heads of a source, read by destinations.
 INLINE Heads query_heads(const Call& call) {
-  return {call.heads, call.head_dim, call.group, call.head_dim, 1, call.query_dim()};
+  const i64 dim = call.head_dim, step = call.query_dim();
+  return {dim, call.kv_heads, call.group, dim, 0, call.group * step, step};
 }
 INLINE Heads out_heads(const Call& call) {
-  return {call.heads, call.value_dim, call.group, call.value_dim, 1, call.out_dim()};
+  const i64 dim = call.value_dim, step = call.out_dim();
+  return {dim, call.kv_heads, call.group, dim, 0, call.group * step, step};
 }
 
 // What the edges of a source read: queries, gradients of outputs, and what is known of rows.
@@ -196,26 +198,24 @@ static void chunk_of_column(const Call& call, const ColumnReads<S>& reads, const
   else
     additive_scores(call, p, CHUNK, sums_of_column(call, reads, key), low, high);
   dots(dp, CHUNK, A(1), value, out_heads(call), reads.grad_out, low, high);
-  for (i64 h = 0; h < heads; ++h) {
-    fill(p + h * CHUNK + high - low, length - (high - low), A(-INF));
-    fill(dp + h * CHUNK + high - low, length - (high - low), A(0));
-    if (call.softcap) soft_cap_run(p + h * CHUNK, slopes + h * CHUNK, length, (A)call.softcap);
-  }
+  if (call.softcap)
+    for (i64 h = 0; h < heads; ++h) soft_cap_run(p + h * CHUNK, slopes + h * CHUNK, length, (A)call.softcap);
   auto keep = [&](i64 e, i64 h) {
     const i64 edge = edge_of_column(call, e, neighbor(call, call.columns, src, e), src);
     return kept<A>(call, number_of(call, b, edge) + h);
   };
   if (call.drop) each<A>(call, low, high, [&](i64 e, i64 h, i64 i) { dp[i] *= keep(e, h); });
-  for (i64 e = low; e < high; ++e) {
-    const A* known = reads.known.row(e);
-    reads.known.prefetch(e, 3 * heads);
-    for (i64 h = 0; h < heads; ++h) {
-      const i64 i = h * CHUNK + e - low;
-      p[i] = p[i] - known[h] - known[heads + h];
-      dp[i] -= known[2 * heads + h];
-    }
-  }
+  A* notes = runs.notes.data;
+  gather_columns(notes, CHUNK, 3 * heads, reads.known, low, high);
   for (i64 h = 0; h < heads; ++h) {
+    const A *top = notes + h * CHUNK, *total = top + heads * CHUNK, *delta = total + heads * CHUNK;
+    over<A>(length, [&](i64 d) {
+      const i64 i = h * CHUNK + d;
+      store<LANES<A>>(p + i, load<LANES<A>>(p + i) - load<LANES<A>>(top + d) - load<LANES<A>>(total + d));
+      store<LANES<A>>(dp + i, load<LANES<A>>(dp + i) - load<LANES<A>>(delta + d));
+    });
+    fill(p + h * CHUNK + high - low, length - (high - low), A(-INF));
+    fill(dp + h * CHUNK + high - low, length - (high - low), A(0));
     weigh(call.normalizer, p + h * CHUNK, length, A(0));
     weight_gradients(call.normalizer, p + h * CHUNK, dp + h * CHUNK, length, A(0));
     if (call.softcap) multiply_run(dp + h * CHUNK, slopes + h * CHUNK, length);
@@ -244,10 +244,10 @@ static void by_source(const Call& call, Own<S>& own, Runs<Real<S>>& runs, const 
     if (call.handed) take_over(call, runs, b, low, high);
     else chunk_of_column(call, reads, key, value, runs, b, segment.row, low, high);
     if (call.score == DOT)
-      add_weighted(grad_key, (A)call.scale, dp, CHUNK, query_heads(call), reads.query, low, high);
+      add_weighted(grad_key, (A)call.scale, dp, CHUNK, query_heads(call), reads.query, low, high, call.handed);
     else
       additive_gradients(call, {grad_key, {}, nullptr}, dp, CHUNK, sums_of_column(call, reads, key), low, high);
-    if (call.grad_out) add_weighted(grad_value, A(1), p, CHUNK, out_heads(call), reads.grad_out, low, high);
+    if (call.grad_out) add_weighted(grad_value, A(1), p, CHUNK, out_heads(call), reads.grad_out, low, high, call.handed);
   }
   if (grad_key == own.first_grad.data) {
     copy((S*)call.grad_key + node * keys, grad_key, keys);

@@ -40,11 +40,11 @@ static void forward_segment(const Call& call, Own<S>& own, Real<S>* runs, const 
                                     : own.first_grad.data;
   fill(out, width, A(0));
   const Heads joined = joined_heads(call, call.out_dim());
-  add_weighted(out, A(1), runs, length, value_heads(call), reads.value, low, high);
+  add_weighted(out, A(1), runs, length, value_heads(call), reads.value, low, high, true);
   if (call.edge_value)
-    add_weighted(out, A(1), runs, length, value_heads(call), reads.edge_value, low, high);
+    add_weighted(out, A(1), runs, length, value_heads(call), reads.edge_value, low, high, true);
   if (call.edge)
-    add_weighted(out + call.value_dim, A(1), runs, length, joined, reads.edge, low, high);
+    add_weighted(out + call.value_dim, A(1), runs, length, joined, reads.edge, low, high, true);
   if (out == own.first_grad.data) copy((S*)call.out + node * width, out, width);
 }
 

@@ -5,7 +5,7 @@
 #include "interface.h"
 
 constexpr int AHEAD = 16;             // edges between the prefetch of a row and its use
-constexpr int PREFETCHED_LINES = 8;   // of a row; the hardware foresees the rest
+constexpr int PREFETCHED_LINES = 4;   // of a row; the hardware foresees the rest
 constexpr int LINE = 64;              // bytes
 
 // The row of the edge at e begins at `base + index[e] * step`.
@@ -27,17 +27,18 @@ template <class S> struct Gather {
   }
 };
 
-// Heads of `dim` numbers, `own_step` apart in the row that attends or is attended to, `step` apart in
-// the rows that are gathered; `own_group` or `group` heads at a time share what is there.
+// Heads of `dim` numbers, `groups` times `members`: where a head begins in the row that attends or is
+// attended to (own), and in the rows that are gathered. A step between members of 0: they share it.
 struct Heads {
-  i64 heads, dim, own_group, own_step, group, step;
+  i64 dim, groups, members;
+  i64 own_group, own_member, group, member;
 
-  static INLINE i64 shared(i64 h, i64 group) { return group == 1 ? h : (u32)h / (u32)group; }
-  INLINE i64 own(i64 h) const { return shared(h, own_group) * own_step; }
-  INLINE i64 at(i64 h) const { return shared(h, group) * step; }
+  INLINE i64 count() const { return groups * members; }
+  INLINE i64 own(i64 h) const { return h / members * own_group + h % members * own_member; }
+  INLINE i64 at(i64 h) const { return h / members * group + h % members * member; }
   // Cache lines of a row that are prefetched.
   template <class S> INLINE i64 lines() const {
-    const i64 bytes = (at(heads - 1) + dim) * (i64)sizeof(S);
+    const i64 bytes = ((groups - 1) * group + (members - 1) * member + dim) * (i64)sizeof(S);
     return smaller((bytes + LINE - 1) / LINE, (i64)PREFETCHED_LINES);
   }
 };
@@ -72,110 +73,123 @@ template <class A, int N> INLINE Vector<A, 4> four_sums(const Vector<A, N> (&x)[
   }
 }
 
-// `out[h * stride + e - low] (+)= factor * <own[h], row(e)[h]>`.
-template <class S, int DIM>
-void dots_of(Real<S>* out, i64 stride, Real<S> factor, const Real<S>* own, Heads heads,
-             Gather<S> gather, i64 low, i64 high, bool adds) {
+// `to[j * to_step + i] = row i[j]`, 4 x 4 numbers.
+INLINE void transpose_four(float* to, i64 to_step, const float* a, const float* b, const float* c, const float* d) {
+  auto ac = interleave_low<4>(load<4>(a), load<4>(c)), bd = interleave_low<4>(load<4>(b), load<4>(d));
+  auto ac_high = interleave_high<4>(load<4>(a), load<4>(c)), bd_high = interleave_high<4>(load<4>(b), load<4>(d));
+  store<4>(to, interleave_low<4>(ac, bd));
+  store<4>(to + to_step, interleave_high<4>(ac, bd));
+  store<4>(to + 2 * to_step, interleave_low<4>(ac_high, bd_high));
+  store<4>(to + 3 * to_step, interleave_high<4>(ac_high, bd_high));
+}
+
+// Of any size: `to[j * to_step + i] = from[i * from_step + j]`.
+template <class A>
+SHARED void transpose(A* to, i64 to_step, const A* from, i64 from_step, i64 rows, i64 columns) {
+  i64 done = 0;
+  if constexpr (sizeof(A) == 4) {
+    done = columns / 4 * 4;
+    for (i64 i = 0; i + 4 <= rows; i += 4)
+      for (i64 j = 0; j < done; j += 4) {
+        const A* x = from + i * from_step + j;
+        transpose_four(to + j * to_step + i, to_step, x, x + from_step, x + 2 * from_step, x + 3 * from_step);
+      }
+    for (i64 i = rows / 4 * 4; i < rows; ++i)
+      for (i64 j = 0; j < done; ++j) to[j * to_step + i] = from[i * from_step + j];
+  }
+  for (i64 i = 0; i < rows; ++i)
+    for (i64 j = done; j < columns; ++j) to[j * to_step + i] = from[i * from_step + j];
+}
+
+// `out[h * stride + e] (+)= factor * <own[h], row(e)[h]>` for SOME edges from e on.
+template <class S, int DIM, int SOME>
+INLINE void dots_at(Real<S>* out, i64 stride, Real<S> factor, const Real<S>* own, const Heads& heads,
+                    const S* const (&rows)[SOME], bool adds) {
   using A = Real<S>;
   constexpr int N = DIM && DIM < LANES<A> ? DIM : LANES<A>;
-  const i64 dim = DIM ? DIM : heads.dim, lines = heads.template lines<S>();
+  const i64 dim = DIM ? DIM : heads.dim;
+  for (i64 g = 0; g < heads.groups; ++g) {
+    const A* x = own + g * heads.own_group;
+    i64 at = g * heads.group;
+    for (i64 m = 0; m < heads.members; ++m, x += heads.own_member, at += heads.member, out += stride) {
+      Vector<A, N> sums[4] = {};
+      for (i64 d = 0; d < dim; d += N) {
+        const auto mine = part<N, DIM>(x, d, dim);
+        for (int r = 0; r < SOME; ++r) sums[r] += mine * part<N, DIM>(rows[r] + at, d, dim);
+      }
+      if constexpr (SOME == 4) {
+        const auto total = four_sums<A, N>(sums) * factor;
+        store<4>(out, adds ? total + load<4>(out) : total);
+      } else {
+        const A total = sum<A, N>(sums[0]) * factor;
+        *out = adds ? *out + total : total;
+      }
+    }
+  }
+}
+
+// `out[h * stride + e - low] (+)= factor * <own[h], row(e)[h]>`.
+template <class S, int DIM>
+void dots_of(Real<S>* out, i64 stride, Real<S> factor, const Real<S>* own, const Heads& heads,
+             const Gather<S>& gather, i64 low, i64 high, bool adds) {
+  const i64 lines = heads.template lines<S>();
   i64 e = low;
   for (; e + 4 <= high; e += 4) {
-    const S* rows[4];
-    for (int r = 0; r < 4; ++r) {
-      rows[r] = gather.template row<DIM != 0>(e + r);
-      gather.template prefetch<DIM != 0>(e + r, lines);
-    }
-    for (i64 h = 0; h < heads.heads; ++h) {
-      const A* x = own + heads.own(h);
-      const i64 at = heads.at(h);
-      Vector<A, N> sums[4] = {};
-      i64 d = 0;
-#pragma GCC unroll 8
-      for (; d + N <= dim; d += N) {
-        auto mine = load<N>(x + d);
-        for (int r = 0; r < 4; ++r) sums[r] += mine * load<N>(rows[r] + at + d);
-      }
-      auto total = four_sums<A, N>(sums);
-      if constexpr (!DIM)
-        for (; d < dim; ++d)
-          for (int r = 0; r < 4; ++r) total[r] += x[d] * number(rows[r][at + d]);
-      A* to = out + h * stride + e - low;
-      total *= factor;
-      store<4>(to, adds ? total + load<4>(to) : total);
-    }
+    for (i64 r = 0; r < 4; ++r) gather.template prefetch<DIM != 0>(e + r, lines);
+    const S* const rows[4] = {gather.template row<DIM != 0>(e), gather.template row<DIM != 0>(e + 1),
+                              gather.template row<DIM != 0>(e + 2), gather.template row<DIM != 0>(e + 3)};
+    dots_at<S, DIM, 4>(out + e - low, stride, factor, own, heads, rows, adds);
   }
   for (; e < high; ++e) {
-    const S* row = gather.template row<DIM != 0>(e);
     gather.template prefetch<DIM != 0>(e, lines);
-    for (i64 h = 0; h < heads.heads; ++h) {
-      const A* x = own + heads.own(h);
-      const i64 at = heads.at(h);
-      Vector<A, N> sums = {};
-      i64 d = 0;
-#pragma GCC unroll 8
-      for (; d + N <= dim; d += N) sums += load<N>(x + d) * load<N>(row + at + d);
-      A total = sum<A, N>(sums);
-      if constexpr (!DIM)
-        for (; d < dim; ++d) total += x[d] * number(row[at + d]);
-      A* to = out + h * stride + e - low;
-      *to = adds ? *to + factor * total : factor * total;
-    }
+    const S* const rows[1] = {gather.template row<DIM != 0>(e)};
+    dots_at<S, DIM, 1>(out + e - low, stride, factor, own, heads, rows, adds);
   }
 }
 
-// `own[h] += factor * sum_e weights[h * stride + e - low] * row(e)[h]`.
-template <class S, int DIM, int SOME>
-INLINE void weighted_heads(Real<S>* own, Real<S> factor, const Real<S>* weights,
-                           i64 stride, Heads heads, i64 h, Gather<S> gather, i64 low,
-                           i64 high, i64 lines) {
+// `own[h] += factor * sum_e weights[h * stride + e - low] * row(e)[h]` for SOME heads from h on and
+// COUNT vectors from d on, which stay in registers while the edges go by.
+template <class S, int DIM, int SOME, int COUNT>
+INLINE void add_weighted_at(Real<S>* own, Real<S> factor, const Real<S>* weights, i64 stride, const Heads& heads,
+                            i64 h, i64 d, const Gather<S>& gather, i64 low, i64 high, i64 lines) {
   using A = Real<S>;
-  constexpr int N = DIM < LANES<A> ? DIM : LANES<A>, COUNT = DIM / N;
+  constexpr int N = DIM && DIM < LANES<A> ? DIM : LANES<A>;
+  const i64 dim = DIM ? DIM : heads.dim;
+  i64 at[SOME];
+  for (int s = 0; s < SOME; ++s) at[s] = heads.at(h + s) + d;
   Vector<A, N> sums[SOME][COUNT] = {};
-  for (i64 e = low; e < high; ++e) {
-    const S* row = gather.template row<DIM != 0>(e);
+  const A* weight = weights + h * stride;
+  for (i64 e = low; e < high; ++e, ++weight) {
     gather.template prefetch<DIM != 0>(e, lines);
-    for (int s = 0; s < SOME; ++s) {
-      const A weight = weights[(h + s) * stride + e - low];
+    const S* row = gather.template row<DIM != 0>(e);
+    for (int s = 0; s < SOME; ++s)
       for (int n = 0; n < COUNT; ++n)
-        sums[s][n] += weight * load<N>(row + heads.at(h + s) + n * N);
+        sums[s][n] += weight[s * stride] * part<N, DIM>(row + at[s] + n * N, 0, dim - d - n * N);
+  }
+  for (int s = 0; s < SOME; ++s)
+    for (int n = 0; n < COUNT; ++n) {
+      A* to = own + heads.own(h + s) + d + n * N;
+      const i64 left = dim - d - n * N;
+      if constexpr (DIM) store<N>(to, load<N>(to) + factor * sums[s][n]);
+      else store_some<N>(to, load_some<N>(to, left) + factor * sums[s][n], left);
     }
-  }
-  for (int s = 0; s < SOME; ++s) {
-    A* to = own + heads.own(h + s);
-    for (int n = 0; n < COUNT; ++n)
-      store<N>(to + n * N, load<N>(to + n * N) + factor * sums[s][n]);
-  }
 }
 
+// The same for all heads.
 template <class S, int DIM>
-void add_weighted_of(Real<S>* own, Real<S> factor, const Real<S>* weights, i64 stride,
-                     Heads heads, Gather<S> gather, i64 low, i64 high) {
+void add_weighted_of(Real<S>* own, Real<S> factor, const Real<S>* weights, i64 stride, const Heads& heads,
+                     const Gather<S>& gather, i64 low, i64 high, bool fetches) {
   using A = Real<S>;
-  if constexpr (DIM) {
-    constexpr int VECTORS = (DIM + LANES<A> - 1) / LANES<A>;
-    constexpr int SOME = larger(1, REGISTERS / 4 / VECTORS);
-    i64 h = 0, lines = heads.template lines<S>();
-    for (; h + SOME <= heads.heads; h += SOME)
-      weighted_heads<S, DIM, SOME>(own, factor, weights, stride, heads, h, gather, low, high,
-                                          h ? 0 : lines);
-    for (; h < heads.heads; ++h)
-      weighted_heads<S, DIM, 1>(own, factor, weights, stride, heads, h, gather, low, high,
-                                       h ? 0 : lines);
-  } else {
-    constexpr int N = LANES<A>;
-    for (i64 e = low; e < high; ++e) {
-      const S* row = gather.template row<DIM != 0>(e);
-      gather.template prefetch<DIM != 0>(e, heads.template lines<S>());
-      for (i64 h = 0; h < heads.heads; ++h) {
-        const A weight = factor * weights[h * stride + e - low];
-        A* to = own + heads.own(h);
-        const S* x = row + heads.at(h);
-        i64 d = 0;
-        for (; d + N <= heads.dim; d += N) store<N>(to + d, load<N>(to + d) + weight * load<N>(x + d));
-        for (; d < heads.dim; ++d) to[d] += weight * number(x[d]);
-      }
-    }
+  constexpr int N = DIM && DIM < LANES<A> ? DIM : LANES<A>;
+  constexpr int COUNT = DIM ? smaller(DIM / N, 8) : 1, SOME = larger(1, REGISTERS / 4 / COUNT);
+  const i64 dim = DIM ? DIM : heads.dim;
+  i64 lines = fetches ? heads.template lines<S>() : 0;
+  for (i64 d = 0; d < dim; d += COUNT * N) {
+    i64 h = 0;
+    for (; h + SOME <= heads.count(); h += SOME, lines = 0)
+      add_weighted_at<S, DIM, SOME, COUNT>(own, factor, weights, stride, heads, h, d, gather, low, high, lines);
+    for (; h < heads.count(); ++h, lines = 0)
+      add_weighted_at<S, DIM, 1, COUNT>(own, factor, weights, stride, heads, h, d, gather, low, high, lines);
   }
 }
 
@@ -192,24 +206,24 @@ void add_weighted_of(Real<S>* own, Real<S> factor, const Real<S>* weights, i64 s
   return function<S, 0>(__VA_ARGS__);
 
 template <class S>
-void dots(Real<S>* out, i64 stride, Real<S> factor, const Real<S>* own, Heads heads,
-          Gather<S> gather, i64 low, i64 high, bool adds = false) {
+void dots(Real<S>* out, i64 stride, Real<S> factor, const Real<S>* own, const Heads& heads,
+          const Gather<S>& gather, i64 low, i64 high, bool adds = false) {
   FOR_DIM(dots_of, heads.dim, out, stride, factor, own, heads, gather, low, high, adds)
 }
 
+// fetches: whether the rows are read for the first time.
 template <class S>
-void add_weighted(Real<S>* own, Real<S> factor, const Real<S>* weights, i64 stride,
-                  Heads heads, Gather<S> gather, i64 low, i64 high) {
-  FOR_DIM(add_weighted_of, heads.dim, own, factor, weights, stride, heads, gather, low,
-          high)
+void add_weighted(Real<S>* own, Real<S> factor, const Real<S>* weights, i64 stride, const Heads& heads,
+                  const Gather<S>& gather, i64 low, i64 high, bool fetches = false) {
+  FOR_DIM(add_weighted_of, heads.dim, own, factor, weights, stride, heads, gather, low, high, fetches)
 }
 
 // `row(e)[h] += factor * weights[h * stride + e - low] * own[h]`; rows of edges, no two the same.
 template <class A>
-void add_to_edges(Gather<A> gather, A factor, const A* weights, i64 stride, const A* own, Heads heads, i64 low, i64 high) {
+void add_to_edges(const Gather<A>& gather, A factor, const A* weights, i64 stride, const A* own, const Heads& heads, i64 low, i64 high) {
   constexpr int N = LANES<A>;
   for (i64 e = low; e < high; ++e)
-    for (i64 h = 0; h < heads.heads; ++h) {
+    for (i64 h = 0; h < heads.count(); ++h) {
       A* to = const_cast<A*>(gather.row(e)) + heads.at(h);
       const A *x = own + heads.own(h), weight = factor * weights[h * stride + e - low];
       for (i64 d = 0; d < heads.dim; d += N) {
@@ -217,4 +231,22 @@ void add_to_edges(Gather<A> gather, A factor, const A* weights, i64 stride, cons
         store_some<N>(to + d, load_some<N>(to + d, left) + weight * load_some<N>(x + d, left), left);
       }
     }
+}
+
+// `to[k * stride + e - low] = row(e)[k]` for `length` numbers of each row.
+template <class A> void gather_columns(A* to, i64 stride, i64 length, const Gather<A>& gather, i64 low, i64 high) {
+  const i64 lines = smaller((length * (i64)sizeof(A) + LINE - 1) / LINE, (i64)PREFETCHED_LINES);
+  i64 e = low;
+  if constexpr (sizeof(A) == 4)
+    if (length % 4 == 0)
+      for (; e + 4 <= high; e += 4) {
+        for (i64 r = 0; r < 4; ++r) gather.prefetch(e + r, lines);
+        const A *a = gather.row(e), *b = gather.row(e + 1), *c = gather.row(e + 2), *d = gather.row(e + 3);
+        for (i64 k = 0; k < length; k += 4) transpose_four(to + k * stride + e - low, stride, a + k, b + k, c + k, d + k);
+      }
+  for (; e < high; ++e) {
+    gather.prefetch(e, lines);
+    const A* x = gather.row(e);
+    for (i64 k = 0; k < length; ++k) to[k * stride + e - low] = x[k];
+  }
 }

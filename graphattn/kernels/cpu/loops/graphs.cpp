@@ -56,27 +56,34 @@ EXPORT i64 graphattn_group(const i64* row, const i64* column, i64 edges, i64 row
 
 // --- windows --------------------------------------------------------------------------------------
 
-// List the distinct sources of every `step`-th window of rows, in the order in which they are met,
-// and which rows attend to each; a source with parallel edges is listed once for each of them. The
-// result is how many are listed; `window` says where those of each window begin.
+// List the distinct sources of every `step`-th window of rows in some order (null: as they are), in
+// the order in which they are met, and which rows attend to each; a source is listed as often as a
+// row has edges to it. The result is how many are listed; `window` says where those of each window
+// begin.
 //
-// seen, place (sources,): seen is 0 everywhere. source, attends: as many as there are edges.
-EXPORT i64 graphattn_windows(const i64* ptr, const i32* index, i64 rows, i64 step, i32* seen, i64* place,
-                             i64* window, i32* source, u16* attends) {
+// newest (sources,): 0 everywhere; then 1 + the last place where a source is listed. before, source,
+// attends: as many as there are edges; before is 1 + the place where the source is listed before.
+EXPORT i64 graphattn_windows(const i64* ptr, const i32* index, const i32* order, i64 rows, i64 step, i64* newest,
+                             i64* before, i64* window, i32* source, u16* attends) {
   i64 count = 0, number = 0;
   for (i64 first = 0; first < rows; first += WINDOW * step, ++number) {
-    window[number] = count;
-    for (i64 row = first; row < smaller(first + WINDOW, rows); ++row)
+    const i64 begin = window[number] = count;
+    for (i64 i = first; i < smaller(first + WINDOW, rows); ++i) {
+      const i64 row = order ? order[i] : i;
+      const u16 bit = (u16)(1 << (i - first));
       for (i64 e = ptr[row]; e < ptr[row + 1]; ++e) {
-        const i32 node = index[e];
-        const u16 bit = (u16)(1 << (row - first));
-        if (seen[node] == number + 1 && !(attends[place[node]] & bit)) {
-          attends[place[node]] |= bit;
+        i64 place = newest[index[e]] - 1;
+        int hops = 0;  // few: a row may have any number of edges to one source
+        while (place >= begin && attends[place] & bit && hops++ < WINDOW) place = before[place] - 1;
+        if (place >= begin && !(attends[place] & bit)) {
+          attends[place] |= bit;
         } else {
-          seen[node] = (i32)(number + 1), place[node] = count;
-          source[count] = node, attends[count++] = bit;
+          before[count] = newest[index[e]];
+          source[count] = index[e], attends[count] = bit;
+          newest[index[e]] = ++count;
         }
       }
+    }
   }
   window[number] = count;
   return count;

@@ -27,6 +27,7 @@ struct Rows {
   const i64* window;    // (windows + 1,) where the sources of each window begin; null: no tiles
   const i32* source;    // of lists: distinct nodes that the rows of a window attend to
   const u16* attends;   // bit r: row r of the window attends to that node
+  const i32* row;       // (rows,) the rows of each window in turn, or null: 0, 1, 2, ...
   i64 count;            // rows
 };
 

@@ -31,14 +31,14 @@ template <class S> INLINE Reads<S> reads_of(const Call& call, const Segment& seg
 
 // Heads of a destination, which reads keys, values, and what joins them for all heads.
 INLINE Heads key_heads(const Call& call) {
-  return {call.heads, call.head_dim, 1, call.query_dim(), call.group, call.head_dim};
+  const i64 dim = call.head_dim, own = call.query_dim();
+  return {dim, call.kv_heads, call.group, call.group * own, own, dim, 0};
 }
 INLINE Heads value_heads(const Call& call) {
-  return {call.heads, call.value_dim, 1, call.out_dim(), call.group, call.value_dim};
+  const i64 dim = call.value_dim, own = call.out_dim();
+  return {dim, call.kv_heads, call.group, call.group * own, own, dim, 0};
 }
-INLINE Heads joined_heads(const Call& call, i64 own_step) {
-  return {call.heads, call.edge_dim, 1, own_step, call.heads, 0};
-}
+INLINE Heads joined_heads(const Call& call, i64 own) { return {call.edge_dim, 1, call.heads, 0, own, 0, 0}; }
 
 template <class S> INLINE Sums<S> sums_of(const Call& call, const Reads<S>& reads, const Real<S>* query) {
   return {(const Real<S>*)call.weight, query, key_heads(call), key_heads(call), reads.key, reads.edge_key, (Real<S>)call.slope};

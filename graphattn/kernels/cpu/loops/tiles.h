@@ -68,62 +68,16 @@ SHARED void blocks(A* to, const A* x, const A* own, i64 count, i64 length) {
 
 // --- what is loaded -------------------------------------------------------------------------------
 
-// 4 x 4 numbers at a time: `to[j * to_step + i] = from[i * from_step + j]`.
-template <class A>
-SHARED void transpose(A* to, i64 to_step, const A* from, i64 from_step, i64 rows, i64 columns) {
-  i64 done = 0;
-  if constexpr (sizeof(A) == 4) {
-    done = columns / 4 * 4;
-    for (i64 i = 0; i + 4 <= rows; i += 4)
-      for (i64 j = 0; j < done; j += 4) {
-        const A* x = from + i * from_step + j;
-        auto a = load<4>(x), b = load<4>(x + from_step), c = load<4>(x + 2 * from_step), d = load<4>(x + 3 * from_step);
-        auto ac = interleave_low<4>(a, c), bd = interleave_low<4>(b, d);
-        auto ac_high = interleave_high<4>(a, c), bd_high = interleave_high<4>(b, d);
-        A* y = to + j * to_step + i;
-        store<4>(y, interleave_low<4>(ac, bd));
-        store<4>(y + to_step, interleave_high<4>(ac, bd));
-        store<4>(y + 2 * to_step, interleave_low<4>(ac_high, bd_high));
-        store<4>(y + 3 * to_step, interleave_high<4>(ac_high, bd_high));
-      }
-    for (i64 i = rows / 4 * 4; i < rows; ++i)
-      for (i64 j = 0; j < done; ++j) to[j * to_step + i] = from[i * from_step + j];
-  }
-  for (i64 i = 0; i < rows; ++i)
-    for (i64 j = done; j < columns; ++j) to[j * to_step + i] = from[i * from_step + j];
-}
-
-// Numbers of some sources, STEP apart, and whether all of them are finite.
-template <class A, int STEP> struct Tile {
-  A number[TILE * STEP];
-  bool finite;
-
-  // `node(c)` is the row of x that becomes row c.
-  template <class S, class F> INLINE void load_rows(const S* x, i64 step, i64 dim, i64 count, F node) {
-    constexpr int N = LANES<A>;
-    Vector<Integer<A>, N> wrong = {};
-    for (i64 c = 0; c < count; ++c) {
-      const S* from = x + node(c) * step;
-      for (i64 d = 0; d < dim; d += N) {
-        const auto some = load_some<N>(from + d, dim - d);
-        store<N>(number + c * STEP + d, some);
-        wrong |= some - some != 0;
-      }
-    }
-    finite = true;
-    for (int lane = 0; lane < N; ++lane) finite &= !wrong[lane];
-  }
-};
-
 // The rows of a window and the sources that some of them attend to.
 template <class A> struct Window {
-  i64 batch, first, count;  // first row, and how many there are
+  i64 batch, first, count;  // where its rows begin, and how many there are
   i64 low, sources;         // of an interval its first source; of a list where it begins
   const Rows* rows;
   bool listed;
   PerRow<Integer<A>> start, stop;  // of intervals
   i64 all_from, all_to;            // sources that every row attends to
 
+  INLINE i64 row(i64 r) const { return rows->row ? rows->row[first + r] : first + r; }
   INLINE i64 source(i64 c) const { return listed ? rows->source[low + c] : low + c; }
   INLINE bool is_full(i64 c) const {
     return listed ? rows->attends[low + c] == 0xffff : low + c >= all_from && low + c < all_to;
@@ -162,12 +116,31 @@ template <class A> SHARED Window<A> window_of(const Call& call, const Rows& rows
   return found;
 }
 
-// `result[d][row] += sum_c tile[c][d] * weights[c][row]`. Where a number is not finite, only rows
-// that attend to its source may see it.
+// Numbers of some sources, STEP apart.
+template <class A, int STEP> struct Tile {
+  A number[TILE * STEP];
+
+  // Load a head of `count` sources of a window, from `from` on.
+  template <class S>
+  SHARED void load_sources(const S* x, i64 step, i64 dim, const Window<A>& window, i64 from, i64 count) {
+    constexpr int N = LANES<A>, SOON = 8;
+    for (i64 c = 0; c < count; ++c) {
+      const S* here = x + window.source(from + c) * step;
+      const S* soon = x + window.source(from + smaller(c + SOON, count - 1)) * step;
+      for (i64 d = 0; d < dim; d += N) {
+        __builtin_prefetch(soon + d);
+        store<N>(number + c * STEP + d, load_some<N>(here + d, dim - d));
+      }
+    }
+  }
+};
+
+// `result[d][row] += sum_c tile[c][d] * weights[c][row]`. A number that is not finite makes NaN of a
+// weight of 0: if `careful`, only rows that attend to a source see its numbers.
 template <class A, int STEP>
 SHARED void accumulate(A* result, const Tile<A, STEP>& tile, const A* weights, i64 dim, const Window<A>& window,
-                       i64 from, i64 count) {
-  if (tile.finite) return blocks<A, 1, STEP, true>(result, tile.number, weights, dim, count);
+                       i64 from, i64 count, bool careful) {
+  if (!careful) return blocks<A, 1, STEP, true>(result, tile.number, weights, dim, count);
   for (i64 c = 0; c < count; ++c)
     over_rows<A>([&](int v, int r) {
       const auto marks = window.marks(from + c, v);

@@ -111,6 +111,12 @@ template <int N, class A> INLINE void store_some(A* to, Vector<A, N> x, i64 coun
   for (i64 d = 0; d < count; ++d) to[d] = x[d];
 }
 
+// N of DIM numbers, or of `dim` where DIM is 0: then with zeros behind.
+template <int N, int DIM, class S> INLINE Vector<Real<S>, N> part(const S* x, i64 d, i64 dim) {
+  if constexpr (DIM) return load<N>(x + d);
+  else return load_some<N>(x + d, dim - d);
+}
+
 INLINE float number(float x) { return x; }
 INLINE double number(double x) { return x; }
 INLINE float number(bfloat16 x) {
