@@ -1,4 +1,4 @@
-"""Sparse graphs on a CPU: ours beside gather and scatter, compiled too, PyG's layers, float32."""
+"""Sparse graphs on a CPU: ours beside gather and scatter, PyG's small layers, our own float32."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ template <class S> INLINE const S* at(const Numbers& x, i64 b, i64 node) {
 template <class S> INLINE const Real<S>* real(const S* x, i64 length, Real<S>* buffer) {
   if constexpr (sizeof(S) == sizeof(Real<S>)) return x;
   else {
-    for (i64 d = 0; d < length; ++d) buffer[d] = number(x[d]);
+    copy(buffer, x, length);
     return buffer;
   }
 }

@@ -95,8 +95,11 @@ template <int N> INLINE Vector<float, N> load(const float16* x) {
   return (Vector<float, N>)(special | sign);
 }
 
-template <int N, class A> INLINE void store(A* to, Vector<A, N> x) {
-  *(typename VectorOf<A, N>::Unaligned*)to = x;
+template <int N> INLINE void store(float* to, Vector<float, N> x) {
+  *(typename VectorOf<float, N>::Unaligned*)to = x;
+}
+template <int N> INLINE void store(double* to, Vector<double, N> x) {
+  *(typename VectorOf<double, N>::Unaligned*)to = x;
 }
 
 // The first `count` numbers, zeros behind; and to store no more than these.
@@ -156,14 +159,37 @@ INLINE void put(float16* to, float x) {
   }
 }
 
+template <int N> INLINE void store(bfloat16* to, Vector<float, N> x) {
+  const auto bits = (Vector<u32, N>)x, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const auto kept = x != x ? all<N>(0x7fc0u) : rounded;
+  *(typename VectorOf<u16, N>::Unaligned*)to = __builtin_convertvector(kept, Vector<u16, N>);
+}
+template <int N> INLINE void store(float16* to, Vector<float, N> x) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) {
+    Vector<u16, N> bits;
+    asm("vcvtps2ph $0, %1, %0" : "=v"(bits) : "v"(x));
+    *(typename VectorOf<u16, N>::Unaligned*)to = bits;
+    return;
+  }
+#endif
+#if defined(__F16C__)
+  if constexpr (N == 8) {
+    Vector<u16, N> bits;
+    asm("vcvtps2ph $0, %1, %0" : "=x"(bits) : "x"(x));
+    *(typename VectorOf<u16, N>::Unaligned*)to = bits;
+    return;
+  }
+#endif
+  for (int lane = 0; lane < N; ++lane) put(to + lane, x[lane]);
+}
+
 // `to[:length] = factor * x[:length]`, converted.
 template <class T, class S>
 INLINE void copy(T* to, const S* x, i64 length, Real<S> factor = 1) {
-  using A = Real<S>;
+  constexpr int N = LANES<Real<S>>;
   i64 d = 0;
-  if constexpr (sizeof(T) == sizeof(A))
-    for (; d + LANES<A> <= length; d += LANES<A>)
-      store<LANES<A>>(to + d, load<LANES<A>>(x + d) * factor);
+  for (; d + N <= length; d += N) store<N>(to + d, load<N>(x + d) * factor);
   for (; d < length; ++d) put(to + d, number(x[d]) * factor);
 }
 
