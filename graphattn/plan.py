@@ -41,16 +41,19 @@ class Plan:
     rejected: Reason by name of every kernel that was refused.
     expected: On a GPU, by name, what is expected of the kernels that could run: `ms`, and `reuse`,
         the edges for each source that is loaded.
+    level: On a CPU, the instructions that the kernel was compiled for, such as "x86-64-v4".
     """
 
     kernel: str
     why: str
     rejected: dict[str, str]
     expected: dict[str, Estimate] = field(default_factory=dict)
+    level: str | None = None
 
     def __str__(self) -> str:
         width = max(len(name) for name in (*self.rejected, self.kernel))
-        lines = [f"{self.kernel:{width}}  runs: {self.why}"]
+        level = f"; compiled for {self.level}" if self.level else ""
+        lines = [f"{self.kernel:{width}}  runs: {self.why}{level}"]
         lines += [f"{name:{width}}  refused: {why}" for name, why in self.rejected.items()]
         for at, name in enumerate((self.kernel, *self.rejected)):
             if name in self.expected:
@@ -163,7 +166,7 @@ def plan(problem: Problem, kernel: str) -> Plan:
         why = f"it was named; {why}"
     elif why != chosen.why:
         why = f"no other kernel can; {why}"
-    return Plan(chosen.name, why, rejected, estimates)
+    return Plan(chosen.name, why, rejected, estimates, chosen.level())
 
 
 def _named(name: str) -> Kernel:

@@ -17,8 +17,12 @@ def run(page, capsys):
             exec(compile(text, page, "exec"), names)
             printed = capsys.readouterr().out
         elif kind == "text" or "runs:" in text:
-            assert printed.strip() == text.strip()
+            assert on_any_processor(printed) == on_any_processor(text)
     return names
+
+
+def on_any_processor(text):
+    return re.sub(r"compiled for \S+", "compiled for a level", text.strip())
 
 
 def test_code_of_the_readme_runs_and_prints_what_it_shows(capsys):

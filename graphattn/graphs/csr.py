@@ -138,9 +138,9 @@ def _compact(graph: Graph, row: Tensor, column: Tensor, num_rows: int) -> Compac
     if all(bool((some[1:] >= some[:-1]).all()) for some in (row[:1000], row)):
         ptr = torch.searchsorted(row, torch.arange(num_rows + 1, device=device))
         return CompactCSR(ptr, column.to(torch.int32), None)
-    if num_edges < 2**31 and (group := GROUP.get(device.type)) is not None:
-        if (found := group(row, column, num_rows)) is not None:
-            return found
+    group = GROUP.get(device.type) if num_edges < 2**31 else None
+    if group is not None and (found := group(row, column, num_rows)) is not None:
+        return found
     narrow = torch.int32 if num_edges < 2**31 else torch.int64
     row, edge = torch.sort(row.to(torch.int32), stable=True)
     ptr = torch.searchsorted(row, torch.arange(num_rows + 1, device=device, dtype=row.dtype))

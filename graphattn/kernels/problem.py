@@ -109,6 +109,7 @@ class Kernel:
         names the kernel.
     expected: How long it will take on a GPU, of a problem that it may turn out not to support; None
         if it can't tell.
+    level: The instructions that its loops were compiled for, or None.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Kernel:
     weights: Callable[[Problem], Tensor] | None = None
     declines: Callable[[Problem], str | None] = lambda problem: None
     expected: Callable[[Problem], Estimate | None] = lambda problem: None
+    level: Callable[[], str | None] = lambda: None
 
 
 def autocast(query: Tensor, *others: Features | None) -> tuple[Any, ...]:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import graphattn as ga
 from graphattn import attention, attention_weights, explain
-from graphattn.kernels import fused
 from graphattn.graphs.csr import compact_by_destination
+from graphattn.kernels import fused
 from graphattn.kernels.cpu import build, interface, library
 from graphattn.kernels.cpu import kernel as cpu
 from graphattn.kernels.cpu.windows import (
@@ -168,7 +168,7 @@ def test_nan_and_infinity_spread_as_in_the_reference(which: str, number: float) 
 
 
 def blocks_of_blocks(size: int, count: int) -> ga.Graph:
-    """Each block of rows attends to the two blocks behind it: lists whose rows share all sources."""
+    """Each block of rows attends to the two blocks behind it: its rows share all sources."""
     rows = torch.arange(size * count)
     block = (rows // size)[:, None, None] + torch.tensor([1, 2])[:, None]
     src = (block % count * size + torch.arange(size)).flatten(1)

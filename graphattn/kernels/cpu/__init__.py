@@ -1,1 +1,1 @@
-"""Fused sparse attention on the CPU: C++ loops, the library that holds them, and how they are called."""
+"""Fused sparse attention on the CPU: C++ loops, the library that holds them, their launch."""

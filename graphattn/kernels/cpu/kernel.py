@@ -2,9 +2,9 @@
 
 Destinations gather their sources over the CSR and keep the weights of a row in the cache; backward
 goes once over the CSR (queries) and once over its transpose (keys and values), and computes the
-weights again. Nothing of the size of edges x head_dim is written, and nothing is added up atomically.
-Graphs of intervals need no list of edges. Half types are converted as they are loaded. The loops are
-in `loops/`, compiled ahead of time.
+weights again. Nothing of E x head_dim numbers is written, and nothing is added up atomically. Where
+rows share sources, 16 of them go through the sources together. Graphs of intervals need no list of
+edges. Half types are converted as they are loaded. The loops are C++, in `loops/`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ UNIT = 2048  # steps of a task, as in loops/tasks.h: a row is one, and each of i
 WINDOW = 16  # rows that share sources in a tile, as in loops/tiles.h
 WIDEST = 128  # numbers of a head in a tile, at most
 
-DTYPES = {dtype: i for i, dtype in enumerate((torch.float32, torch.float64, torch.bfloat16, torch.float16))}
+DTYPES = {
+    dtype: i
+    for i, dtype in enumerate((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+}
 SCORES = {name: i for i, name in enumerate(("dot", "leaky_relu", "tanh"))}
 NORMALIZERS = {name: i for i, name in enumerate(("softmax", "sigmoid", "none"))}
 
@@ -107,7 +110,11 @@ def lower_for_cpu(problem: Problem, wanted: Wanted) -> tuple[list[Edges], bool]:
 def takes_tiles(problem: Problem, wanted: Wanted) -> bool:
     """Whether tiles compute a problem over a graph whose rows share sources."""
     widest = max(problem.query.shape[-1], problem.value.shape[-1])
-    return isinstance(problem.score, Dot) and not (wanted.per_edge or wanted.in_order) and widest <= WIDEST
+    return (
+        isinstance(problem.score, Dot)
+        and not (wanted.per_edge or wanted.in_order)
+        and widest <= WIDEST
+    )
 
 
 @constant_when_compiled
@@ -160,7 +167,10 @@ def backward_of(
         launch.give(weights=result, grad_weights=grad)
     else:
         launch.give(out=result, grad_out=grad)
-    nodes = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, call.key, call.value)]
+    nodes = [
+        torch.empty_like(x, memory_format=torch.contiguous_format)
+        for x in (query, call.key, call.value)
+    ]
     launch.give(grad_query=nodes[0], grad_key=nodes[1], grad_value=nodes[2])
     edges = [
         launch.edge_gradient(x, dims, need)
@@ -340,4 +350,5 @@ KERNEL = Kernel(
     run=partial(attend, backend="cpu"),
     weights=partial(attend, backend="cpu"),
     declines=declines,
+    level=library.level,
 )

@@ -1,4 +1,4 @@
-"""Threads for loops that release the GIL; made anew in a forked process, such as a DataLoader's worker."""
+"""Threads for loops that release the GIL; a forked process, as a DataLoader's, makes its own."""
 
 from __future__ import annotations
 
