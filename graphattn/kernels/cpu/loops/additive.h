@@ -2,8 +2,8 @@
 #pragma once
 #include "tasks.h"
 
-// What the scores of a row are made of. Own is its query or key, other what its edges gather of nodes;
-// edge is what they gather of themselves, its base null if there is nothing.
+// What the scores of a row are made of. Own is its query or key, other what its edges gather of
+// nodes; edge is what they gather of themselves, its base null if there is nothing.
 template <class S> struct Sums {
   using A = Real<S>;
   const A *weight, *own;
@@ -29,7 +29,8 @@ template <class S, int DIM, bool TANH_, int SOME>
 INLINE void score_edges(Real<S>* to, Real<S> factor, const Sums<S>& sums, i64 h, i64 e) {
   using A = Real<S>;
   constexpr int N = DIM && DIM < LANES<A> ? DIM : LANES<A>;
-  const i64 dim = DIM ? DIM : sums.heads.dim, at = sums.heads.at(h), edge_at = sums.edge_heads.at(h);
+  const i64 dim = DIM ? DIM : sums.heads.dim, at = sums.heads.at(h),
+            edge_at = sums.edge_heads.at(h);
   const A *own = sums.own + sums.heads.own(h), *weight = sums.weight + h * dim;
   Vector<A, N> totals[4] = {}, derivative;
   for (i64 d = 0; d < dim; d += N) {
@@ -46,7 +47,8 @@ INLINE void score_edges(Real<S>* to, Real<S> factor, const Sums<S>& sums, i64 h,
 
 // `out[h * stride + e - low] = factor * score`.
 template <class S, int DIM, bool TANH_>
-void additive_scores_of(Real<S>* out, i64 stride, Real<S> factor, const Sums<S>& sums, i64 low, i64 high) {
+void additive_scores_of(Real<S>* out, i64 stride, Real<S> factor, const Sums<S>& sums, i64 low,
+                        i64 high) {
   const i64 lines = sums.heads.template lines<S>();
   for (i64 e = low; e < high;) {
     const i64 some = high - e >= 4 ? 4 : 1;
@@ -70,8 +72,8 @@ template <class A> struct SumGradients {
 
 // Add `factor * grads[h * stride + e - low]` times the derivative of each score.
 template <class S, int DIM, bool TANH_>
-void additive_gradients_of(const SumGradients<Real<S>>& to, Real<S> factor, const Real<S>* grads, i64 stride,
-                           const Sums<S>& sums, i64 low, i64 high) {
+void additive_gradients_of(const SumGradients<Real<S>>& to, Real<S> factor, const Real<S>* grads,
+                           i64 stride, const Sums<S>& sums, i64 low, i64 high) {
   using A = Real<S>;
   constexpr int N = DIM && DIM < LANES<A> ? DIM : LANES<A>, COUNT = DIM ? smaller(DIM / N, 4) : 1;
   const i64 dim = DIM ? DIM : sums.heads.dim;
@@ -79,7 +81,8 @@ void additive_gradients_of(const SumGradients<Real<S>>& to, Real<S> factor, cons
     const i64 at = sums.heads.at(h), own_at = sums.heads.own(h), edge_at = sums.edge_heads.at(h);
     const i64 lines = h ? 0 : sums.heads.template lines<S>();
     for (i64 d = 0; d < dim; d += COUNT * N) {
-      Vector<A, N> mine[COUNT], w[COUNT], own_total[COUNT] = {}, weight_total[COUNT] = {}, derivative;
+      Vector<A, N> mine[COUNT], w[COUNT], own_total[COUNT] = {}, weight_total[COUNT] = {},
+                                          derivative;
       for (int n = 0; n < COUNT; ++n) {
         mine[n] = part<N, DIM>(sums.own + own_at, d + n * N, dim);
         w[n] = part<N, DIM>(sums.weight + h * dim, d + n * N, dim) * factor;
@@ -114,24 +117,28 @@ void additive_gradients_of(const SumGradients<Real<S>>& to, Real<S> factor, cons
 }
 
 // Widths of heads that are compiled for LeakyReLU without features of edges.
-#define FOR_SCORE(function, sums, ...)                                          \
-  if (call.score == TANH) return function<S, 0, true>(__VA_ARGS__);             \
-  if constexpr (sizeof(Real<S>) == 4)                                           \
-    switch (sums.edge.base ? 0 : sums.heads.dim) {                                                   \
-      case 8: return function<S, 8, false>(__VA_ARGS__);                        \
-      case 16: return function<S, 16, false>(__VA_ARGS__);                      \
-      case 32: return function<S, 32, false>(__VA_ARGS__);                      \
-      case 64: return function<S, 64, false>(__VA_ARGS__);                      \
-    }                                                                           \
+#define FOR_SCORE(function, sums, ...)                                               \
+  if (call.score == TANH) return function<S, 0, true>(__VA_ARGS__);                  \
+  if constexpr (sizeof(Real<S>) == 4) switch (sums.edge.base ? 0 : sums.heads.dim) { \
+      case 8:                                                                        \
+        return function<S, 8, false>(__VA_ARGS__);                                   \
+      case 16:                                                                       \
+        return function<S, 16, false>(__VA_ARGS__);                                  \
+      case 32:                                                                       \
+        return function<S, 32, false>(__VA_ARGS__);                                  \
+      case 64:                                                                       \
+        return function<S, 64, false>(__VA_ARGS__);                                  \
+    }                                                                                \
   return function<S, 0, false>(__VA_ARGS__);
 
 template <class S>
-void additive_scores(const Call& call, Real<S>* out, i64 stride, const Sums<S>& sums, i64 low, i64 high) {
+void additive_scores(const Call& call, Real<S>* out, i64 stride, const Sums<S>& sums, i64 low,
+                     i64 high) {
   FOR_SCORE(additive_scores_of, sums, out, stride, (Real<S>)call.scale, sums, low, high)
 }
 
 template <class S>
-void additive_gradients(const Call& call, const SumGradients<Real<S>>& to, const Real<S>* grads, i64 stride,
-                        const Sums<S>& sums, i64 low, i64 high) {
+void additive_gradients(const Call& call, const SumGradients<Real<S>>& to, const Real<S>* grads,
+                        i64 stride, const Sums<S>& sums, i64 low, i64 high) {
   FOR_SCORE(additive_gradients_of, sums, to, (Real<S>)call.scale, grads, stride, sums, low, high)
 }

@@ -6,7 +6,8 @@ static void forward_segment(const Call& call, Own<S>& own, Real<S>* runs, const 
   using A = Real<S>;
   const i64 heads = call.heads, low = segment.low, high = segment.high, length = padded(high - low);
   const i64 node = segment.batch * call.num_dst + segment.row, width = heads * call.out_dim();
-  const A* query = real(at<S>(call.query, segment.batch, segment.row), heads * call.query_dim(), own.first.data);
+  const A* query =
+      real(at<S>(call.query, segment.batch, segment.row), heads * call.query_dim(), own.first.data);
   const Reads<S> reads = reads_of<S>(call, segment);
   row_logits(call, reads, query, runs, (A*)nullptr, length, segment.batch, low, high);
   A* stats = segment.whole() ? (A*)call.stats + 2 * heads * node
@@ -35,7 +36,7 @@ static void forward_segment(const Call& call, Own<S>& own, Real<S>* runs, const 
       const i64 number = (segment.batch * call.num_edges + edge_of(call, call.rows, e)) * heads;
       for (i64 h = 0; h < heads; ++h) runs[h * length + e - low] *= kept<A>(call, number + h);
     }
-  A* out = !segment.whole()          ? (A*)call.out_parts + segment.part * width
+  A* out = !segment.whole()         ? (A*)call.out_parts + segment.part * width
            : sizeof(S) == sizeof(A) ? (A*)call.out + node * width
                                     : own.first_grad.data;
   fill(out, width, A(0));
@@ -55,7 +56,8 @@ template <class S> static int forward(const Call& call, i64* counter) {
   Own<S> own(call);
   Scratch<Real<S>> runs(runs_length(call));
   if (own.failed() || !runs.data) return 1;
-  for_segments(call, call.rows, counter, [&](const Segment& segment) { forward_segment(call, own, runs.data, segment); });
+  for_segments(call, call.rows, counter,
+               [&](const Segment& segment) { forward_segment(call, own, runs.data, segment); });
   return 0;
 }
 
@@ -67,8 +69,12 @@ template <class S> static int merge_forward(const Call& call, i64*) {
   if (!joined.data) return 1;
   for_cut_rows(call.batch, call.rows, [&](i64 node, i64 first, i64 last) {
     for (i64 h = 0; h < heads; ++h) {
-      auto part_stats = [&](i64 task) { return (const A*)call.stats_parts + 2 * heads * part_of(first, task) + h; };
-      auto part_out = [&](i64 task) { return (const A*)call.out_parts + (part_of(first, task) * heads + h) * width; };
+      auto part_stats = [&](i64 task) {
+        return (const A*)call.stats_parts + 2 * heads * part_of(first, task) + h;
+      };
+      auto part_out = [&](i64 task) {
+        return (const A*)call.out_parts + (part_of(first, task) * heads + h) * width;
+      };
       const bool softmax = call.normalizer == SOFTMAX;
       A top = -INF, total = 0;
       if (softmax) {
@@ -104,11 +110,15 @@ template <class S> static int weights(const Call& call, i64* counter) {
   if (own.failed() || !runs.data) return 1;
   const i64 heads = call.heads;
   for_segments(call, call.rows, counter, [&](const Segment& segment) {
-    const i64 b = segment.batch, low = segment.low, high = segment.high, length = padded(high - low);
+    const i64 b = segment.batch, low = segment.low, high = segment.high,
+              length = padded(high - low);
     const A* stats = (const A*)call.stats + 2 * heads * (b * call.num_dst + segment.row);
-    const A* query = real(at<S>(call.query, b, segment.row), heads * call.query_dim(), own.first.data);
-    row_logits(call, reads_of<S>(call, segment), query, runs.data, (A*)nullptr, length, b, low, high);
-    for (i64 h = 0; h < heads; ++h) weigh(call.normalizer, runs.data + h * length, length, stats[h]);
+    const A* query =
+        real(at<S>(call.query, b, segment.row), heads * call.query_dim(), own.first.data);
+    row_logits(call, reads_of<S>(call, segment), query, runs.data, (A*)nullptr, length, b, low,
+               high);
+    for (i64 h = 0; h < heads; ++h)
+      weigh(call.normalizer, runs.data + h * length, length, stats[h]);
     for (i64 e = low; e < high; ++e) {
       A* to = (A*)call.weights + (b * call.num_edges + edge_of(call, call.rows, e)) * heads;
       for (i64 h = 0; h < heads; ++h) to[h] = runs.data[h * length + e - low] * stats[heads + h];

@@ -1,7 +1,7 @@
 // What is made of a list of edges before the first call: rows, and windows of rows.
 #include "tiles.h"
 
-// --- edges by row ---------------------------------------------------------------------------------
+// --- edges by row --------------------------------------------------------------------------------
 
 struct Edge {
   i32 row, column, number;
@@ -21,7 +21,8 @@ template <class F> static void count_rows(i64* ptr, i64 rows, i64 edges, F row_o
 // rows were checked. The result is 1 if there is no memory left.
 //
 // ptr (rows + 1,), index (edges,): column of each, edge (edges,): its place in the list.
-EXPORT i64 graphattn_group(const i64* row, const i64* column, i64 edges, i64 rows, i64* ptr, i32* index, i32* edge) {
+EXPORT i64 graphattn_group(const i64* row, const i64* column, i64 edges, i64 rows, i64* ptr,
+                           i32* index, i32* edge) {
   int shift = 0;
   while ((rows >> shift) >= BUCKETS) ++shift;
   const i64 buckets = (rows >> shift) + 1, width = 1LL << shift;
@@ -54,17 +55,18 @@ EXPORT i64 graphattn_group(const i64* row, const i64* column, i64 edges, i64 row
   return 0;
 }
 
-// --- windows --------------------------------------------------------------------------------------
+// --- windows -------------------------------------------------------------------------------------
 
 // List the distinct sources of every `step`-th window of rows in some order (null: as they are), in
 // the order in which they are met, and which rows attend to each; a source is listed as often as a
 // row has edges to it. The result is how many are listed; `window` says where those of each window
 // begin.
 //
-// newest (sources,): 0 everywhere; then 1 + the last place where a source is listed. before, source,
-// attends: as many as there are edges; before is 1 + the place where the source is listed before.
-EXPORT i64 graphattn_windows(const i64* ptr, const i32* index, const i32* order, i64 rows, i64 step, i64* newest,
-                             i64* before, i64* window, i32* source, u16* attends) {
+// newest (sources,): 0 everywhere; then 1 + the last place where a source is listed. before,
+// source, attends: as many as there are edges; before is 1 + the place where the source is listed
+// before.
+EXPORT i64 graphattn_windows(const i64* ptr, const i32* index, const i32* order, i64 rows, i64 step,
+                             i64* newest, i64* before, i64* window, i32* source, u16* attends) {
   i64 count = 0, number = 0;
   for (i64 first = 0; first < rows; first += WINDOW * step, ++number) {
     const i64 begin = window[number] = count;

@@ -7,10 +7,17 @@ template <class S> struct Own {
   using A = Real<S>;
   Scratch<A> first, second, first_grad, second_grad;
 
-  static i64 length(const Call& call) { return call.heads * larger(call.query_dim(), call.out_dim()); }
+  static i64 length(const Call& call) {
+    return call.heads * larger(call.query_dim(), call.out_dim());
+  }
   explicit Own(const Call& call)
-      : first(length(call)), second(length(call)), first_grad(length(call)), second_grad(length(call)) {}
-  bool failed() const { return !first.data || !second.data || !first_grad.data || !second_grad.data; }
+      : first(length(call)),
+        second(length(call)),
+        first_grad(length(call)),
+        second_grad(length(call)) {}
+  bool failed() const {
+    return !first.data || !second.data || !first_grad.data || !second_grad.data;
+  }
 };
 
 template <class S> struct Reads {
@@ -38,13 +45,23 @@ INLINE Heads value_heads(const Call& call) {
   const i64 dim = call.value_dim, own = call.out_dim();
   return {dim, call.kv_heads, call.group, call.group * own, own, dim, 0};
 }
-INLINE Heads joined_heads(const Call& call, i64 own) { return {call.edge_dim, 1, call.heads, 0, own, 0, 0}; }
-
-template <class S> INLINE Sums<S> sums_of(const Call& call, const Reads<S>& reads, const Real<S>* query) {
-  return {(const Real<S>*)call.weight, query, key_heads(call), key_heads(call), reads.key, reads.edge_key, (Real<S>)call.slope};
+INLINE Heads joined_heads(const Call& call, i64 own) {
+  return {call.edge_dim, 1, call.heads, 0, own, 0, 0};
 }
 
-// Fill `runs[h * stride + e - low]`, -inf behind; the slopes of a softcap go to `slopes`, if not null.
+template <class S>
+INLINE Sums<S> sums_of(const Call& call, const Reads<S>& reads, const Real<S>* query) {
+  return {(const Real<S>*)call.weight,
+          query,
+          key_heads(call),
+          key_heads(call),
+          reads.key,
+          reads.edge_key,
+          (Real<S>)call.slope};
+}
+
+// Fill `runs[h * stride + e - low]`, -inf behind; the slopes of a softcap go to `slopes`, if not
+// null.
 template <class S>
 void row_logits(const Call& call, const Reads<S>& reads, const Real<S>* query, Real<S>* runs,
                 Real<S>* slopes, i64 stride, i64 b, i64 low, i64 high) {
@@ -63,7 +80,8 @@ void row_logits(const Call& call, const Reads<S>& reads, const Real<S>* query, R
   for (i64 h = 0; h < call.heads; ++h) {
     A* run = runs + h * stride;
     fill(run + high - low, length - (high - low), A(-INF));
-    if (call.softcap) soft_cap_run(run, slopes ? slopes + h * stride : nullptr, length, (A)call.softcap);
+    if (call.softcap)
+      soft_cap_run(run, slopes ? slopes + h * stride : nullptr, length, (A)call.softcap);
   }
   if (call.bias) {
     const A* bias = at<A>(call.bias, b, 0);

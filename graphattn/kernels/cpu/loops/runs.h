@@ -48,14 +48,13 @@ template <class A, int N> INLINE Vector<A, N> sigmoid(Vector<A, N> x) {
 
 // `cap * tanh(x / cap)` and the slope there; -inf stays. Near 0 a quotient of polynomials (Cephes),
 // for `hyperbolic_tangent` is rounded as 1 is.
-template <class A, int N>
-INLINE Vector<A, N> soft_cap(Vector<A, N> x, A cap, Vector<A, N>& slope) {
+template <class A, int N> INLINE Vector<A, N> soft_cap(Vector<A, N> x, A cap, Vector<A, N>& slope) {
   auto ratio = x / cap, square = ratio * ratio;
   auto above = (square * A(-9.64399179425052238628e-1) - A(9.92877231001918586564e1)) * square -
                A(1.61468768441708447952e3);
-  auto below = ((square + A(1.12811678491632931402e2)) * square + A(2.23548839060100448583e3)) *
-                   square +
-               A(4.84406305325125486048e3);
+  auto below =
+      ((square + A(1.12811678491632931402e2)) * square + A(2.23548839060100448583e3)) * square +
+      A(4.84406305325125486048e3);
   auto bent = square < A(0.625 * 0.625) ? ratio + ratio * square * above / below
                                         : hyperbolic_tangent<A, N>(ratio);
   slope = 1 - bent * bent;

@@ -8,7 +8,9 @@
 
 constexpr i64 UNIT = 2048;
 
-INLINE i64 num_tasks(const Rows& rows) { return (rows.ptr[rows.count] + rows.count + UNIT - 1) / UNIT; }
+INLINE i64 num_tasks(const Rows& rows) {
+  return (rows.ptr[rows.count] + rows.count + UNIT - 1) / UNIT;
+}
 
 // The row that a step belongs to.
 INLINE i64 first_row(const Rows& rows, i64 step) {
@@ -24,30 +26,37 @@ INLINE i64 first_row(const Rows& rows, i64 step) {
 // The edges `low` to `high` of a row that are in a task.
 struct Segment {
   i64 batch, row, low, high;
-  i64 part;      // place among the parts, -1 if it is the whole row
-  bool first;    // whether the row begins here
-  i64 task;      // among those of the whole batch
+  i64 part;    // place among the parts, -1 if it is the whole row
+  bool first;  // whether the row begins here
+  i64 task;    // among those of the whole batch
   INLINE bool whole() const { return part < 0; }
 };
 
 INLINE Segment segment_of(const Rows& rows, i64 b, i64 row, i64 task) {
   i64 begin = task * UNIT, end = begin + UNIT, tasks = num_tasks(rows);
   i64 start = rows.ptr[row] + row, stop = rows.ptr[row + 1] + row + 1;
-  Segment found = {b, row, larger(rows.ptr[row], begin - row - 1), smaller(rows.ptr[row + 1], end - row - 1),
-                   -1, start >= begin, b * tasks + task};
+  Segment found = {b,
+                   row,
+                   larger(rows.ptr[row], begin - row - 1),
+                   smaller(rows.ptr[row + 1], end - row - 1),
+                   -1,
+                   start >= begin,
+                   b * tasks + task};
   if (!found.first) found.part = 2 * found.task;
   else if (stop > end) found.part = 2 * found.task + 1;
   return found;
 }
 
 // Call `work(segment)` for the rows of every task that this thread draws.
-template <class F> INLINE void for_segments(const Call& call, const Rows& rows, i64* counter, F work) {
+template <class F>
+INLINE void for_segments(const Call& call, const Rows& rows, i64* counter, F work) {
   const i64 tasks = num_tasks(rows);
   for (;;) {
     i64 drawn = __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
     if (drawn >= call.batch * tasks) return;
     i64 b = drawn / tasks, task = drawn % tasks, end = (task + 1) * UNIT;
-    for (i64 row = first_row(rows, task * UNIT); row < rows.count && rows.ptr[row] + row < end; ++row)
+    for (i64 row = first_row(rows, task * UNIT); row < rows.count && rows.ptr[row] + row < end;
+         ++row)
       work(segment_of(rows, b, row, task));
   }
 }
@@ -81,7 +90,7 @@ template <class T> struct Scratch {
   Scratch(const Scratch&) = delete;
 };
 
-// --- the tensors of a call ------------------------------------------------------------------------
+// --- the tensors of a call -----------------------------------------------------------------------
 
 template <class S> INLINE const S* at(const Numbers& x, i64 b, i64 node) {
   return (const S*)x.data + b * x.batch + node * x.node;
@@ -117,14 +126,16 @@ template <class S> INLINE Gather<S> in_order(const Segment& segment, const S* fi
 
 // What the edges of a segment read of nodes: of the row's neighbors.
 template <class S>
-INLINE Gather<S> of_nodes(const Call& call, const Rows& rows, const Segment& segment, const S* base, i64 step) {
+INLINE Gather<S> of_nodes(const Call& call, const Rows& rows, const Segment& segment, const S* base,
+                          i64 step) {
   if (call.listed) return {base, step, rows.index, false, call.num_edges - 1};
   return in_order(segment, base + (segment.low + first_neighbor(rows, segment.row)) * step, step);
 }
 
 // What they read of themselves, in edge order; its base is null if that is nothing.
 template <class S>
-INLINE Gather<S> of_edges(const Call& call, const Rows& rows, const Segment& segment, const S* base, i64 step) {
+INLINE Gather<S> of_edges(const Call& call, const Rows& rows, const Segment& segment, const S* base,
+                          i64 step) {
   if (rows.edge || !base) return {base, step, rows.edge, (bool)call.wide, call.num_edges - 1};
   return in_order(segment, base + segment.low * step, step);
 }
@@ -155,6 +166,7 @@ INLINE double logarithm(double x) { return __builtin_log(x); }
 template <class S> INLINE Real<S> product(const S* x, const S* y, i64 length) {
   constexpr int N = LANES<Real<S>>;
   Vector<Real<S>, N> total = {};
-  for (i64 d = 0; d < length; d += N) total += load_some<N>(x + d, length - d) * load_some<N>(y + d, length - d);
+  for (i64 d = 0; d < length; d += N)
+    total += load_some<N>(x + d, length - d) * load_some<N>(y + d, length - d);
   return sum<Real<S>, N>(total);
 }

@@ -34,7 +34,7 @@ template <class A> struct PerRow {
   INLINE void set(int r, A x) { part[r / WIDTH<A>][r % WIDTH<A>] = x; }
 };
 
-// --- products -------------------------------------------------------------------------------------
+// --- products ------------------------------------------------------------------------------------
 
 // Rows of the result whose sums stay in registers, beside what they are computed from.
 template <class A> constexpr int AT_ONCE = smaller(16, (REGISTERS - 4) / VECTORS<A>);
@@ -44,7 +44,9 @@ template <class A, int COUNT, int M_STEP, int K_STEP, bool ADDS>
 INLINE void block(A* to, const A* x, const A* own, i64 length) {
   Lanes<A> sums[COUNT][VECTORS<A>];
   for (int m = 0; m < COUNT; ++m)
-    over_rows<A>([&](int v, int r) { sums[m][v] = ADDS ? load<WIDTH<A>>(to + m * WINDOW + r) : Lanes<A>{}; });
+    over_rows<A>([&](int v, int r) {
+      sums[m][v] = ADDS ? load<WIDTH<A>>(to + m * WINDOW + r) : Lanes<A>{};
+    });
   for (i64 k = 0; k < length; ++k, x += K_STEP, own += WINDOW)
     over_rows<A>([&](int v, int r) {
       const auto mine = load<WIDTH<A>>(own + r);
@@ -66,7 +68,7 @@ SHARED void blocks(A* to, const A* x, const A* own, i64 count, i64 length) {
     block<A, 1, M_STEP, K_STEP, ADDS>(to + m * WINDOW, x + m * M_STEP, own, length);
 }
 
-// --- what is loaded -------------------------------------------------------------------------------
+// --- what is loaded ------------------------------------------------------------------------------
 
 // The rows of a window and the sources that some of them attend to.
 template <class A> struct Window {
@@ -107,9 +109,11 @@ template <class A> SHARED Window<A> window_of(const Call& call, const Rows& rows
   found.start = found.stop = PerRow<Integer<A>>::all_of(0);
   for (i64 r = 0; r < WINDOW; ++r) {
     const i64 row = found.first + r;
-    const i64 degree = r < found.count ? rows.ptr[row + 1] - rows.ptr[row] : 0, start = degree ? rows.index[row] : 0;
+    const i64 degree = r < found.count ? rows.ptr[row + 1] - rows.ptr[row] : 0,
+              start = degree ? rows.index[row] : 0;
     found.start.set(r, start), found.stop.set(r, start + degree);
-    found.all_from = larger(found.all_from, start), found.all_to = smaller(found.all_to, start + degree);
+    found.all_from = larger(found.all_from, start),
+    found.all_to = smaller(found.all_to, start + degree);
     if (degree) found.low = smaller(found.low, start), high = larger(high, start + degree);
   }
   found.sources = larger(high - found.low, (i64)0);
@@ -122,7 +126,8 @@ template <class A, int STEP> struct Tile {
 
   // Load a head of `count` sources of a window, from `from` on.
   template <class S>
-  SHARED void load_sources(const S* x, i64 step, i64 dim, const Window<A>& window, i64 from, i64 count) {
+  SHARED void load_sources(const S* x, i64 step, i64 dim, const Window<A>& window, i64 from,
+                           i64 count) {
     constexpr int N = LANES<A>, SOON = 8;
     for (i64 c = 0; c < count; ++c) {
       const S* here = x + window.source(from + c) * step;
@@ -135,25 +140,27 @@ template <class A, int STEP> struct Tile {
   }
 };
 
-// `result[d][row] += sum_c tile[c][d] * weights[c][row]`. A number that is not finite makes NaN of a
-// weight of 0: if `careful`, only rows that attend to a source see its numbers.
+// `result[d][row] += sum_c tile[c][d] * weights[c][row]`. A number that is not finite makes NaN of
+// a weight of 0: if `careful`, only rows that attend to a source see its numbers.
 template <class A, int STEP>
-SHARED void accumulate(A* result, const Tile<A, STEP>& tile, const A* weights, i64 dim, const Window<A>& window,
-                       i64 from, i64 count, bool careful) {
+SHARED void accumulate(A* result, const Tile<A, STEP>& tile, const A* weights, i64 dim,
+                       const Window<A>& window, i64 from, i64 count, bool careful) {
   if (!careful) return blocks<A, 1, STEP, true>(result, tile.number, weights, dim, count);
   for (i64 c = 0; c < count; ++c)
     over_rows<A>([&](int v, int r) {
       const auto marks = window.marks(from + c, v);
       for (i64 d = 0; d < dim; ++d) {
         const auto before = load<WIDTH<A>>(result + d * WINDOW + r);
-        const auto after = before + tile.number[c * STEP + d] * load<WIDTH<A>>(weights + c * WINDOW + r);
+        const auto after =
+            before + tile.number[c * STEP + d] * load<WIDTH<A>>(weights + c * WINDOW + r);
         store<WIDTH<A>>(result + d * WINDOW + r, marks ? after : before);
       }
     });
 }
 
 // Put a value where a row does not attend to a source.
-template <class A> SHARED void mask(A* scores, const Window<A>& window, i64 from, i64 count, A value) {
+template <class A>
+SHARED void mask(A* scores, const Window<A>& window, i64 from, i64 count, A value) {
   for (i64 c = 0; c < count; ++c)
     if (!window.is_full(from + c))
       over_rows<A>([&](int v, int r) {

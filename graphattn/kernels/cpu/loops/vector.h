@@ -23,11 +23,19 @@ constexpr int VECTOR_BYTES = 16, REGISTERS = 32;
 constexpr int VECTOR_BYTES = 16, REGISTERS = 16;
 #endif
 
-struct bfloat16 { u16 bits; };
-struct float16 { u16 bits; };
+struct bfloat16 {
+  u16 bits;
+};
+struct float16 {
+  u16 bits;
+};
 
-template <class S> struct Arithmetic { using Real = float; };
-template <> struct Arithmetic<double> { using Real = double; };
+template <class S> struct Arithmetic {
+  using Real = float;
+};
+template <> struct Arithmetic<double> {
+  using Real = double;
+};
 template <class S> using Real = typename Arithmetic<S>::Real;
 
 template <class T, int N> struct VectorOf {
@@ -38,8 +46,12 @@ template <class T, int N> using Vector = typename VectorOf<T, N>::Type;
 
 // Numbers in a register; integers of the same width.
 template <class A> constexpr int LANES = VECTOR_BYTES / (int)sizeof(A);
-template <class A> struct IntegerOf { using Type = i32; };
-template <> struct IntegerOf<double> { using Type = i64; };
+template <class A> struct IntegerOf {
+  using Type = i32;
+};
+template <> struct IntegerOf<double> {
+  using Type = i64;
+};
 template <class A> using Integer = typename IntegerOf<A>::Type;
 
 constexpr float INF = __builtin_inff();
@@ -51,7 +63,7 @@ template <int N, class A> INLINE Vector<A, N> all(A x) {
   return x - Vector<A, N>{};  // -0 stays -0
 }
 
-// --- loads and stores, which convert --------------------------------------------------------------
+// --- loads and stores, which convert -------------------------------------------------------------
 
 template <int N> INLINE Vector<float, N> load(const float* x) {
   return *(const typename VectorOf<float, N>::Unaligned*)x;
@@ -185,8 +197,7 @@ template <int N> INLINE void store(float16* to, Vector<float, N> x) {
 }
 
 // `to[:length] = factor * x[:length]`, converted.
-template <class T, class S>
-INLINE void copy(T* to, const S* x, i64 length, Real<S> factor = 1) {
+template <class T, class S> INLINE void copy(T* to, const S* x, i64 length, Real<S> factor = 1) {
   constexpr int N = LANES<Real<S>>;
   i64 d = 0;
   for (; d + N <= length; d += N) store<N>(to + d, load<N>(x + d) * factor);
@@ -197,7 +208,7 @@ template <class A> INLINE void fill(A* to, i64 length, A value) {
   for (i64 d = 0; d < length; ++d) to[d] = value;
 }
 
-// --- arithmetic -----------------------------------------------------------------------------------
+// --- arithmetic ----------------------------------------------------------------------------------
 
 template <class A, int N> INLINE A sum(Vector<A, N> x) {
   if constexpr (N == 1) return x[0];
@@ -232,11 +243,28 @@ template <class A, int N> INLINE Vector<A, N> exponential(Vector<A, N> x) {
   V bounded = x < lowest ? all<N>(lowest) : x;
   V shifted = bounded * A(1.4426950408889634074) + large;
   V n = shifted - large, r = bounded - n * high - n * low;
-  constexpr double SINGLE[] = {1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3,
-                               4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1, 1, 1};
-  constexpr double DOUBLE[] = {
-      1 / 6227020800., 1 / 479001600., 1 / 39916800., 1 / 3628800., 1 / 362880., 1 / 40320.,
-      1 / 5040., 1 / 720., 1 / 120., 1 / 24., 1 / 6., 1 / 2., 1, 1};
+  constexpr double SINGLE[] = {1.9875691500e-4,
+                               1.3981999507e-3,
+                               8.3334519073e-3,
+                               4.1665795894e-2,
+                               1.6666665459e-1,
+                               5.0000001201e-1,
+                               1,
+                               1};
+  constexpr double DOUBLE[] = {1 / 6227020800.,
+                               1 / 479001600.,
+                               1 / 39916800.,
+                               1 / 3628800.,
+                               1 / 362880.,
+                               1 / 40320.,
+                               1 / 5040.,
+                               1 / 720.,
+                               1 / 120.,
+                               1 / 24.,
+                               1 / 6.,
+                               1 / 2.,
+                               1,
+                               1};
   V result = {};
   if constexpr (single)
     for (double term : SINGLE) result = result * r + (A)term;
