@@ -10,6 +10,7 @@ import torch
 
 from graphattn.graphs import Graph
 from graphattn.graphs.facts import fact
+from graphattn.graphs.memory import WORTH_ASKING
 from graphattn.kernels import blocks, dense, intervals, masked, reference, row_windows, triton
 from graphattn.kernels.cost import trains
 from graphattn.kernels.cpu import kernel as cpu
@@ -30,6 +31,9 @@ KERNELS: tuple[Kernel, ...] = (
 """In order of preference: the first that accepts is taken, if nothing is known of their speed."""
 
 MOST_ROUTES = 256  # kept of a graph
+# Numbers of all pairs, keys and values together, that take less than WORTH_ASKING bytes whatever a
+# kernel makes of them: at most 12 such tensors of float64.
+FEW_NUMBERS = WORTH_ASKING // 100
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,19 @@ def choose(problem: Problem, kernel: str, table: Sequence[Kernel] = KERNELS) -> 
             )
         return named
     concrete = all(type(size) is int for size in problem.query.shape)  # and no symbols
-    if problem.query.is_cuda and concrete and not torch.compiler.is_compiling():
-        return _remembered(problem, table)
+    if concrete and not torch.compiler.is_compiling():
+        if problem.query.is_cuda:
+            return _remembered(problem, table)
+        if _is_small(problem):
+            return _looked_up(problem, table)
     return _choose(problem, table)
+
+
+def _is_small(problem: Problem) -> bool:
+    """Whether no kernel asks how much memory is free, so that the choice is always the same."""
+    query, graph = problem.query, problem.graph
+    pairs = max(graph.num_dst * graph.num_src, graph.num_edges) * query.shape[:-2].numel()
+    return pairs * problem.heads * (query.shape[-1] + problem.value.shape[-1]) <= FEW_NUMBERS
 
 
 def _choose(problem: Problem, table: Sequence[Kernel]) -> Kernel:
@@ -113,13 +127,18 @@ def _choose(problem: Problem, table: Sequence[Kernel]) -> Kernel:
 
 def _remembered(problem: Problem, table: Sequence[Kernel]) -> Kernel:
     """What `_choose` does, which takes longer than a small kernel runs: once for alike problems."""
-    routes, kind = _routes(problem.graph), _kind(problem)
+    known = _looked_up(problem, table)
+    if known.unsupported(problem) is not None:  # memory was taken since; it may be freed
+        return _choose(problem, table)
+    return known
+
+
+def _looked_up(problem: Problem, table: Sequence[Kernel]) -> Kernel:
+    routes, kind = _routes(problem.graph), (id(table), _kind(problem))
     if (known := routes.get(kind)) is None:
         if len(routes) >= MOST_ROUTES:
             routes.clear()
         known = routes[kind] = _choose(problem, table)
-    elif known.unsupported(problem) is not None:  # memory was taken since; it may be freed
-        return _choose(problem, table)
     return known
 
 

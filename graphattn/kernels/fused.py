@@ -48,8 +48,7 @@ class Edges(NamedTuple):
     hub: Tensor
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """The arguments of the operator, for a backend.
 
     All floating tensors have one dtype, but for bias and sink, which may be wider where the backend
@@ -185,7 +184,7 @@ def attend(problem: Problem, backend: str) -> Tensor:
         result = _operate(problem, backend)
         if problem.of_weights and problem.normalizer is identity:
             result = result.masked_fill(result == -torch.inf, 0.0)
-        return result.to(dtype)
+        return result if result.dtype == dtype else result.to(dtype)
     if isinstance(problem.score, Given):
         logits: Any = problem.bias
     else:
@@ -219,13 +218,12 @@ def _call_operator(problem: Problem, query: Tensor, edge: Tensor | None, backend
         score.check(problem.query)
         weight, name, slope = score.weight, score.activation, score.negative_slope
     value = problem.key[..., :0] if of_weights else problem.value
-    wide = _wide_dtype(problem, backend)
     features = (problem.edge_key, None if of_weights else problem.edge_value)
     per_edge = (None if x is None or edge is not None else dense(x) for x in features)
     given = (query, problem.key, value, _bias(problem), *per_edge, edge, weight, _sink(problem))
+    wide, stay = _wide_dtype(problem, backend), MAY_BE_WIDER if BACKENDS[backend].half else ()
     tensors = [
-        x if x is None or (i in MAY_BE_WIDER and BACKENDS[backend].half) else x.to(wide)
-        for i, x in enumerate(given)
+        x if x is None or x.dtype == wide or i in stay else x.to(wide) for i, x in enumerate(given)
     ]
     of_edges = of_weights or any(x is not None for x in tensors[3:7])
     needs_grad = (x is not None and x.requires_grad for x in tensors)
@@ -233,14 +231,15 @@ def _call_operator(problem: Problem, query: Tensor, edge: Tensor | None, backend
     sides, listed = BACKENDS[backend].lower(
         problem, Wanted(of_edges, of_edges or dropout > 0, transpose)
     )
-    graph = [tensor for side in sides for tensor in side]
     device = problem.query.device
     seed = torch.randint(2**63 - 1, (1,), device=device) if dropout else None
     numbers = (slope, float(problem.scale), float(problem.softcap or 0))
-    options = (backend, listed, name, *numbers, mode_of(problem.normalizer), float(dropout))
-    function: Any = attend_op if _is_traced(tensors) else _Attend.apply
-    result, _ = function(*tensors, seed, graph, *options, of_weights)
-    return result
+    options = (listed, name, *numbers, mode_of(problem.normalizer), float(dropout))
+    if _is_traced(tensors):
+        graph = [tensor for side in sides for tensor in side]
+        return attend_op(*tensors, seed, graph, backend, *options, of_weights)[0]
+    rest = (seed, sides[0], sides[-1], *options)
+    return _Attend.apply(*tensors, rest, backend, of_weights)  # pyright: ignore
 
 
 MAY_BE_WIDER = (3, 8)  # bias and sink, among the tensors of a call
@@ -380,7 +379,10 @@ def _attend(
     """Output or weights, and the statistics of every row; see `Call` and `Backend`."""
     tensors = (query, key, value, bias, edge_key, edge_value, edge, weight, sink, seed)
     options = (listed, score, slope, scale, softcap, normalizer, dropout)
-    call = _call(backend, tensors, graph, *options)
+    return _run(_call(backend, tensors, graph, *options), backend, of_weights)
+
+
+def _run(call: Call, backend: str, of_weights: bool) -> tuple[Tensor, Tensor]:
     forward, weights = BACKENDS[backend][:2]
     out, stats = forward(call)
     if not of_weights:
@@ -477,10 +479,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     result, stats, *saved = ctx.saved_tensors
     tensors, graph, needed = saved[:10], saved[10:], ctx.needs_input_grad[:9]
-    # The operator also refuses to be differentiated.
-    traced = torch.is_grad_enabled() or _is_traced([grad])
-    function: Any = attend_backward_op if traced else _attend_backward
-    grads = function(grad, result, stats, needed, *tensors, graph, *ctx.options)
+    operator: Any = attend_backward_op
+    grads = operator(grad, result, stats, needed, *tensors, graph, *ctx.options)
     asked = (x_grad if need else None for x_grad, need in zip(grads, needed))
     return *asked, None, [None for _ in graph], *(None for _ in ctx.options)
 
@@ -496,14 +496,28 @@ attend_backward_op.register_autograd(_refuse)
 
 
 class _Attend(torch.autograd.Function):
-    """The operator, without PyTorch's dispatcher."""
+    """The operator, without PyTorch's dispatcher.
+
+    It takes the first nine fields of a `Call`, the other ones as a tuple, and two options.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        output = _attend(*args)
-        _save(ctx, args, output)
-        return output
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        *tensors, rest, backend, of_weights = args
+        out, stats = _run(Call(*tensors, *rest), backend, of_weights)
+        ctx.save_for_backward(out, stats, *tensors)
+        ctx.rest, ctx.backend, ctx.of_weights = rest, backend, of_weights
+        return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        return tuple(None if type(x) is list else x for x in _backward(ctx, *grads))
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore
+        out, stats, *tensors = ctx.saved_tensors
+        call, backend, needed = Call(*tensors, *ctx.rest), ctx.backend, ctx.needs_input_grad[:9]
+        if torch.is_grad_enabled() or _is_traced([grad]):  # the operator can't be differentiated
+            graph, options = [*call.rows, *call.columns], (backend, *call[12:], ctx.of_weights)
+            operator: Any = attend_backward_op
+            grads = operator(grad, out, stats, needed, *call[:10], graph, *options)
+        else:
+            grads = BACKENDS[backend].backward(call, grad, out, stats, needed, ctx.of_weights)
+        asked = (x_grad if need else None for x_grad, need in zip(grads, needed))
+        return *asked, None, None, None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
 from threading import RLock
-from typing import NamedTuple
 
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
@@ -12,11 +13,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 from graphattn.graphs import Graph, from_edges
 
 
-class Entry(NamedTuple):
-    """The graph of an edge_index, and what the tensor was like when it was made."""
+@dataclass
+class Entry:
+    """The graph of an edge_index, and what the tensor was like when it was made.
+
+    used: Number of the use of the cache that was the last of this graph.
+    """
 
     state: tuple[object, ...]
     graph: Graph
+    used: int = 0
 
 
 class GraphCache:
@@ -45,6 +51,7 @@ class GraphCache:
     def __init__(self, limit: int = 64) -> None:
         self.limit = limit
         self._entries: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._uses = count()
         self._lock = RLock()  # an entry may go while its own thread holds the lock
 
     def graph(self, edge_index: Tensor, *, num_src: int, num_dst: int) -> Graph:
@@ -60,14 +67,15 @@ class GraphCache:
         if self.limit < 1 or tensor.is_inference():  # which has no version
             return make(tensor, **numbers)
         state = _state(tensor, make, *numbers.values())
-        with self._lock:
-            entry = self._entries.pop(tensor, None)
+        entry = self._entries.get(tensor)
         if entry is None or entry.state != state:
             entry = Entry(state, make(tensor, **numbers))
-        with self._lock:
-            while len(self._entries) >= self.limit:
-                del self._entries[next(iter(self._entries))]
-            self._entries[tensor] = entry  # behind all others: the latest
+            with self._lock:
+                self._entries.pop(tensor, None)
+                while len(self._entries) >= self.limit:
+                    del self._entries[min(self._entries, key=lambda x: self._entries[x].used)]
+                self._entries[tensor] = entry
+        entry.used = next(self._uses)
         return entry.graph
 
     def clear(self) -> None:

@@ -30,8 +30,10 @@ def is_worth_folding(layer: Any, x_src: Tensor, graph: Graph, edge: object) -> b
     Features of edges are added to keys and values, which then have to be there; so have they to be
     for whatever else than a product with a matrix the layer makes of them.
     """
+    if graph.num_src <= graph.num_dst or edge is not None:
+        return False
     linear = (layer.lin_key, layer.lin_value)
-    if edge is not None or (layer.training and layer.dropout > 0):
+    if layer.training and layer.dropout > 0:
         return False
     if x_src.device.type != "cpu" or torch.compiler.is_compiling():  # measured on CPUs alone
         return False
@@ -39,7 +41,7 @@ def is_worth_folding(layer: Any, x_src: Tensor, graph: Graph, edge: object) -> b
         return False  # torch has the error
     wide, narrow = layer.heads * x_src.shape[1], layer.heads * layer.out_channels
     rows = (graph.num_src - graph.num_dst) * x_src.shape[1] * narrow
-    return rows > EDGE_OVER_ROW * graph.num_edges * max(wide - narrow, 0) and rows > 0
+    return rows > EDGE_OVER_ROW * graph.num_edges * max(wide - narrow, 0)
 
 
 def folded_attention(layer: Any, query: Tensor, x_src: Tensor, graph: Graph) -> Tensor:

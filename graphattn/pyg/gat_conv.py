@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ class GATv2Conv(pyg.GATv2Conv):
         edge = None
         if self.lin_edge is not None:
             edge = _split(self, self.lin_edge(_columns(required_attr(self, edges))))
-        pairs = Pairs(query, key, key, self.att[0], edge)
+        pairs = Pairs(query, key, key, self.att.squeeze(0), edge)
         return _result(self, pairs, edges, x_dst, return_attention_weights)
 
 
@@ -155,8 +156,9 @@ class GATConv(pyg.GATConv):
         if x_dst is not None and not (self.lin is not None and isinstance(x, Tensor)):
             heard = _split(self, maps[1](x_dst))
         key = (sent * self.att_src).sum(-1, keepdim=True)
-        query = key.new_zeros(edges.graph.num_dst, self.heads, 1)
-        if x_dst is not None:
+        if x_dst is None:
+            query = key.new_zeros(edges.graph.num_dst, self.heads, 1)
+        else:
             query = (heard * self.att_dst).sum(-1, keepdim=True)
         pairs = Pairs(query, key, sent, query.new_ones(self.heads, 1), self._edge_logits(edges))
         return _result(self, pairs, edges, x_dst, return_attention_weights)
@@ -207,12 +209,15 @@ def _result(
 
     The vector of the score is not cast by autocast, and what it meets takes its dtype, as in PyG.
     """
-    wide = reduce(torch.promote_types, (x.dtype for x in pairs if x is not None))
-    query, key, value, weight = (x.to(wide) for x in pairs[:4])
-    edge_key = None if pairs.edge_key is None else pairs.edge_key.to(wide)
+    if len({x.dtype for x in pairs if x is not None}) > 1:
+        wide = reduce(torch.promote_types, (x.dtype for x in pairs if x is not None))
+        pairs = pairs._replace(
+            **{name: x.to(wide) for name, x in pairs._asdict().items() if x is not None}
+        )
+    query, key, value, weight, edge_key = pairs
     score = Additive(weight, "leaky_relu", layer.negative_slope)
     options: dict[str, Any] = {"score": score, "edge_key": edge_key}
-    with torch.autocast(value.device.type, enabled=False):
+    with _no_autocast(value):
         dropout = layer.dropout if layer.training else 0.0
         out = attention(query, key, value, edges.graph, dropout=dropout, **options)
     out = out.flatten(1) if layer.concat else out.mean(1)
@@ -222,11 +227,16 @@ def _result(
         out = out + layer.bias
     if not return_attention_weights:
         return out
-    with torch.autocast(value.device.type, enabled=False):
+    with _no_autocast(value):
         weights = attention_weights(query, key, edges.graph, **options)
     if is_torch_sparse_tensor(edges.index):
         return out, (set_sparse_value(edges.index, weights), weights)
     return out, (edges.index, weights)
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _columns(attr: Tensor) -> Tensor:
@@ -236,4 +246,4 @@ def _columns(attr: Tensor) -> Tensor:
 
 def _split(layer: Any, x: Tensor) -> Tensor:
     """(rows, heads * out_channels) -> (rows, heads, out_channels)."""
-    return x.unflatten(-1, (layer.heads, layer.out_channels))
+    return x.view(-1, layer.heads, layer.out_channels)

@@ -54,6 +54,11 @@ def sizes_of_part(graph: Graph) -> tuple[int, int] | None:
     return (num_dst, num_src) if few else None
 
 
+def first_rows(x: Tensor, count: int) -> Tensor:
+    """The first rows of a tensor; the tensor itself if these are all of them."""
+    return x if len(x) == count else x[:count]
+
+
 def with_others(out: Tensor, num_dst: int) -> Tensor:
     """The rows of first destinations, and 0 for all others up to num_dst, which hear nobody."""
     return out if len(out) == num_dst else pad(out, (0, 0, 0, num_dst - len(out)))

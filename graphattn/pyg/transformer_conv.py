@@ -17,7 +17,7 @@ from graphattn.features import Features, Projected
 from graphattn.pyg.edges import Edges, both_nodes, is_a_matrix, read_edges, required_attr
 from graphattn.pyg.fallback import for_pyg, keep_templates, why_never, why_not_now
 from graphattn.pyg.folded import folded_attention, is_worth_folding
-from graphattn.pyg.reach import add_to_first, first_nodes, with_others
+from graphattn.pyg.reach import add_to_first, first_nodes, first_rows, with_others
 
 
 class TransformerConv(pyg.TransformerConv):
@@ -76,8 +76,8 @@ class TransformerConv(pyg.TransformerConv):
         edges = read_edges(edge_index, edge_attr, x_src, len(x_src), len(x_dst))
         edge = self._edge_features(edges)
         graph = first_nodes(edges.graph)
-        sent, weighed = x_src[: graph.num_src], isinstance(return_attention_weights, bool)
-        asking = (sent if x_dst is x_src else x_dst)[: graph.num_dst]
+        sent, weighed = first_rows(x_src, graph.num_src), isinstance(return_attention_weights, bool)
+        asking = first_rows(sent if x_dst is x_src else x_dst, graph.num_dst)
         query = self._split(self.lin_query(asking))
         if not weighed and is_worth_folding(self, sent, graph, edge):
             return self._finish(folded_attention(self, query, sent, graph), x_dst)
@@ -115,4 +115,4 @@ class TransformerConv(pyg.TransformerConv):
 
     def _split(self, x: Tensor) -> Tensor:
         """(rows, heads * out_channels) -> (rows, heads, out_channels)."""
-        return x.unflatten(-1, (self.heads, self.out_channels))
+        return x.view(-1, self.heads, self.out_channels)

@@ -26,6 +26,7 @@ constexpr int MOST_ARGUMENTS = 12;
 struct Named {
   const char* name;
   Function* function;
+  i64 calls;
 };
 #define FUNCTIONS(of)                                                         \
   of(forward) of(forward_tiles) of(merge_forward) of(weights)                 \
@@ -33,9 +34,9 @@ struct Named {
   of(by_source) of(by_source_tiles) of(merge_by_source) of(weigh_gradients)   \
   of(group) of(windows)
 #define DECLARE(name) extern "C" Function graphattn_##name;
-#define NAME(name) {#name, graphattn_##name},
+#define NAME(name) {#name, graphattn_##name, 0},
 FUNCTIONS(DECLARE)
-static const Named NAMES[] = {FUNCTIONS(NAME)};
+static Named NAMES[] = {FUNCTIONS(NAME)};
 
 // `CALL` and `ARRAY` of record_loops.py.
 struct Recorded {
@@ -85,8 +86,9 @@ static i64 run_pass(Function* pass, const i64* words, i64 tasks) {
 }
 
 static i64 run(const Recorded& call, const i64* w) {
-  for (const Named& found : NAMES)
+  for (Named& found : NAMES)
     if (!strcmp(found.name, call.function)) {
+      ++found.calls;
       if (call.words == sizeof(Call) / 8) return run_pass(found.function, w, call.tasks);
       if (call.words > MOST_ARGUMENTS) abort();
       return found.function(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11]);
@@ -132,14 +134,15 @@ static bool is_same(const Recorded& call, const Array& array, const void* got, C
 
 // --- the file -------------------------------------------------------------------------------------
 
-static bool repeat(const Recorded& call, const i64* recorded_words, const Array* arrays, const Contents* contents, i64 number) {
+static bool repeat(const Recorded& call, const i64* recorded_words, const Array* arrays, const Contents* contents,
+                   i64 which) {
   i64 words[sizeof(Call) / 8] = {};
   char *blocks[MOST_ARRAYS], *data[MOST_ARRAYS];
   if (call.words > (i64)(sizeof(Call) / 8) || call.arrays > MOST_ARRAYS) abort();
   memcpy(words, recorded_words, call.words * 8);
   for (i64 i = 0; i < call.arrays; ++i) {
     const Contents before = contents[arrays[i].before];
-    const i64 shift = (number + i) % 2 * arrays[i].size;
+    const i64 shift = (which + i) % 2 * arrays[i].size;
     blocks[i] = (char*)malloc(before.bytes + shift);
     data[i] = blocks[i] + shift;
     if (!arrays[i].blank) memcpy(data[i], before.data, before.bytes);
@@ -177,6 +180,8 @@ int main(int, char** arguments) {
     ++(repeat(call, words, arrays, contents, passed + failed) ? passed : failed);
     at = (char*)(arrays + call.arrays);
   }
+  for (const Named& named : NAMES)
+    if (!named.calls) ++failed, printf("%s was never called\n", named.name);
   printf("%lld passed, %lld failed\n", passed, failed);
   free(contents), free(all);
   return failed || !passed;

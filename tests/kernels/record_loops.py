@@ -9,11 +9,11 @@ The file holds 8-byte words, and arrays padded to 8 bytes:
 
 from __future__ import annotations
 
+import ctypes
 import math
 import struct
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from torch import Tensor
 import graphattn as ga
 from graphattn import attention, attention_weights
 from graphattn.kernels.cpu import interface, kernel, windows
-from graphattn.kernels.cpu.interface import FIELDS, packed
+from graphattn.kernels.cpu.interface import Arguments
 from tests.oracle import CASES, DTYPES, PARALLEL, Case, Inputs, draw, gradients, shuffled
 
 CALL = struct.Struct("=96s32sqqqq")  # case, function, result, tasks, words, arrays; then the words
@@ -49,17 +49,16 @@ class Recorder:
     def begin(self, case: Case, words: object) -> None:
         self.case, self.spread = f"{case.name}, {words}", case.spread
 
-    def launch(self, launch: kernel.Launch, name: str, tasks: int = 1) -> None:
+    def launch(self, launch: kernel.Launch, name: str, tasks: int) -> None:
         """Stand in for `Launch.run`."""
         by_address = {x.data_ptr(): x for x in sorted(launch.tensors, key=_span) if x.numel()}
-        values = [(name, launch.values.get(name)) for name, _ in FIELDS]
+        words = bytes(launch.arguments)
         arrays = {
             word: (name, by_address[value])  # the longest of those that begin there
-            for word, (name, value) in enumerate(values)
+            for word, (name, (value,)) in enumerate(zip(NAMES, struct.iter_unpack("=q", words)))
             if value in by_address
         }
-        work = partial(RUN, launch, name, tasks)
-        self._record(name, tasks, packed(launch.values), arrays, work)
+        self._record(name, tasks, words, arrays, partial(RUN, launch, name, tasks))
 
     def call(self, name: str, *given: Tensor | int) -> int:
         """Stand in for `interface.call`."""
@@ -103,6 +102,18 @@ class Recorder:
             for x in self.arrays:
                 to.write(struct.pack("=q", len(x)) + x + bytes(-len(x) % 8))
             to.writelines(self.calls)
+
+
+def _names(struct_: type[ctypes.Structure], before: str = "") -> Iterator[str]:
+    """Yield the name of each word of a struct."""
+    for name, kind in struct_._fields_:
+        if issubclass(kind, ctypes.Structure):
+            yield from _names(kind, f"{before}{name}.")
+        else:
+            yield before + name
+
+
+NAMES = list(_names(Arguments))
 
 
 def _span(x: Tensor) -> int:
@@ -186,7 +197,7 @@ def with_some(inputs: Inputs, number: float) -> Inputs:
 def widened(launch: kernel.Launch, call: Any) -> None:
     """Stand in for `Launch.__init__`, with numbers of edges as from 2^31 edges on."""
     rows, columns = (x._replace(edge=x.edge.long()) for x in (call.rows, call.columns))
-    INIT(launch, replace(call, rows=rows, columns=columns))
+    INIT(launch, call._replace(rows=rows, columns=columns))
 
 
 def record(recorder: Recorder) -> None:
@@ -227,9 +238,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills empty tensors with NaN
     recorder = Recorder()
-    run = partial(Recorder.launch, recorder)
+
+    def run(launch: kernel.Launch, name: str, tasks: int = 1) -> None:
+        recorder.launch(launch, name, tasks)
+
     with (
-        patch.object(kernel.Launch, "run", lambda *given: run(*given)),
+        patch.object(kernel.Launch, "run", run),
         patch.object(windows, "call", recorder.call),
     ):
         record(recorder)

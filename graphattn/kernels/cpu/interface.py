@@ -3,45 +3,57 @@
 from __future__ import annotations
 
 import ctypes
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 
 from torch import Tensor
 
 from graphattn.kernels.cpu import library
 
-_NUMBERS = ("query", "key", "value", "bias", "edge_key", "edge_value", "edge")
-_ROWS = ("ptr", "index", "edge", "window", "source", "attends", "row", "count")
-
-# Every field takes 8 bytes. By name the type in `struct`: q is an integer
-# or the address of a tensor, d a double, Q unsigned.
-FIELDS: tuple[tuple[str, str], ...] = (
-    *((name, "q") for name in ("dtype", "score", "normalizer", "listed", "wide")),
-    *((name, "q") for name in ("batch", "num_dst", "num_src", "heads", "kv_heads", "group")),
-    *((name, "q") for name in ("head_dim", "value_dim", "edge_dim", "num_edges")),
-    *((f"{name}_{part}", "q") for name in _NUMBERS for part in ("data", "batch", "node")),
-    *((name, "q") for name in ("weight", "sink")),
-    *((name, "d") for name in ("slope", "scale", "softcap", "keep")),
-    *((name, "Q") for name in ("seed", "drop")),
-    *((f"{side}_{part}", "q") for side in ("rows", "columns") for part in _ROWS),
-    *((name, "q") for name in ("out", "out_parts", "stats", "stats_parts", "weights")),
-    *((name, "q") for name in ("grad_out", "grad_weights", "known", "handed")),
-    *((name, "q") for name in ("grad_query", "grad_key", "grad_value")),
-    *((name, "q") for name in ("query_parts", "key_parts", "value_parts")),
-    *((name, "q") for name in ("grad_bias", "grad_edge_key", "grad_edge_value", "grad_edge")),
-    ("grad_weight", "q"),
-)
-
-_NAMES = tuple(name for name, _ in FIELDS)
-_STRUCT = struct.Struct("=" + "".join(kind for _, kind in FIELDS))
-CALL_BYTES = _STRUCT.size
+Integer, Address, Real, Unsigned = ctypes.c_int64, ctypes.c_int64, ctypes.c_double, ctypes.c_uint64
 
 
-def packed(values: Mapping[str, int | float]) -> bytes:
-    """Return the struct `Call`; fields without a value are 0, which is no address."""
-    get = values.get
-    return _STRUCT.pack(*[get(name, 0) for name in _NAMES])
+class Numbers(ctypes.Structure):
+    """Struct `Numbers`: the address, and the strides of the batch and of nodes."""
+
+    __slots__ = ()
+    _fields_ = [("data", Address), ("batch", Integer), ("node", Integer)]
+
+
+class Rows(ctypes.Structure):
+    """Struct `Rows`: the addresses of `kernel.Edges`, and how many rows there are."""
+
+    __slots__ = ()
+    _fields_ = [
+        *((x, Address) for x in ("ptr", "index", "edge", "window", "source", "attends", "row")),
+        ("count", Integer),
+    ]
+
+
+class Arguments(ctypes.Structure):
+    """Struct `Call`; a field that is not set is 0, which is no address."""
+
+    __slots__ = ()
+    _fields_ = [
+        *((x, Integer) for x in ("dtype", "score", "normalizer", "listed", "wide")),
+        *((x, Integer) for x in ("batch", "num_dst", "num_src", "heads", "kv_heads", "group")),
+        *((x, Integer) for x in ("head_dim", "value_dim", "edge_dim", "num_edges")),
+        *((x, Numbers) for x in ("query", "key", "value", "bias")),
+        *((x, Numbers) for x in ("edge_key", "edge_value", "edge")),
+        *((x, Address) for x in ("weight", "sink")),
+        *((x, Real) for x in ("slope", "scale", "softcap", "keep")),
+        *((x, Unsigned) for x in ("seed", "drop")),
+        *((x, Rows) for x in ("rows", "columns")),
+        *((x, Address) for x in ("out", "out_parts", "stats", "stats_parts", "weights")),
+        *((x, Address) for x in ("grad_out", "grad_weights", "known", "handed")),
+        *((x, Address) for x in ("grad_query", "grad_key", "grad_value")),
+        *((x, Address) for x in ("query_parts", "key_parts", "value_parts")),
+        *((x, Address) for x in ("grad_bias", "grad_edge_key", "grad_edge_value", "grad_edge")),
+        ("grad_weight", Address),
+    ]
+
+
+CALL_BYTES = ctypes.sizeof(Arguments)
 
 
 def call(name: str, *arguments: Tensor | int) -> int:

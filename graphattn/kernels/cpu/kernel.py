@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from graphattn.graphs import Graph
 from graphattn.graphs.csr import GROUP
-from graphattn.graphs.facts import constant_when_compiled
+from graphattn.graphs.facts import constant_when_compiled, fact
 from graphattn.kernels.cpu import library
 from graphattn.kernels.cpu.grouping import group
-from graphattn.kernels.cpu.interface import entry, packed
+from graphattn.kernels.cpu.interface import Arguments, Numbers, Rows, entry
 from graphattn.kernels.cpu.threads import run_on_threads
 from graphattn.kernels.cpu.windows import (
     NONE,
@@ -60,7 +61,13 @@ DTYPES = {
     for i, dtype in enumerate((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 }
 SCORES = {name: i for i, name in enumerate(("dot", "leaky_relu", "tanh"))}
+REALS = {dtype: torch.promote_types(dtype, torch.float32) for dtype in DTYPES}  # computed with
 NORMALIZERS = {name: i for i, name in enumerate(("softmax", "sigmoid", "none"))}
+# By whether edges are listed: the facts of the windows of rows, and of columns.
+WINDOWS = {
+    True: (windows_of_rows, windows_of_columns),
+    False: (windows_of_interval_rows, windows_of_interval_columns),
+}
 
 
 class Edges(NamedTuple):
@@ -93,17 +100,30 @@ def declines(problem: Problem) -> str | None:
 
 def lower_for_cpu(problem: Problem, wanted: Wanted) -> tuple[list[Edges], bool]:
     """Return the `Edges` by destination and, if wanted, by source; whether they are listed."""
+    kind = (*wanted, takes_tiles(problem, wanted))
+    if torch.compiler.is_compiling():
+        return _lower(problem, wanted)
+    known = _lowered(problem.graph)
+    if kind not in known:
+        known[kind] = _lower(problem, wanted)
+    return known[kind]
+
+
+@fact
+def _lowered(graph: Graph) -> dict[Hashable, tuple[list[Edges], bool]]:
+    """Return what `lower_for_cpu` found of a graph so far."""
+    return {}
+
+
+def _lower(problem: Problem, wanted: Wanted) -> tuple[list[Edges], bool]:
     sides, listed = lower(problem, wanted)
-    if not takes_tiles(problem, wanted):
-        windows = [NONE for _ in sides]
-    elif not listed:
-        facts = (windows_of_interval_rows, windows_of_interval_columns)
+    if takes_tiles(problem, wanted):
+        rows_of, columns_of = WINDOWS[listed]
+        is_own_transpose = len(sides) == 2 and sides[0].index is sides[1].index
+        facts = (rows_of, rows_of if is_own_transpose else columns_of)
         windows = [windows_of(problem.graph) for windows_of, _ in zip(facts, sides)]
-    elif len(sides) == 2 and sides[0].index is sides[1].index:  # its own transpose
-        windows = [windows_of_rows(problem.graph)] * 2
     else:
-        facts = (windows_of_rows, windows_of_columns)
-        windows = [windows_of(problem.graph) for windows_of, _ in zip(facts, sides)]
+        windows = [NONE for _ in sides]
     return [Edges(*side[:3], *some) for side, some in zip(sides, windows)], listed
 
 
@@ -132,7 +152,8 @@ def _warn(reason: str) -> None:
 
 def forward_of(call: Call) -> tuple[Tensor, Tensor]:
     launch, query = Launch(call), call.query
-    out = query.new_empty((*query.shape[:-1], call.value.shape[-1] + launch.edge_dim))
+    width = call.value.shape[-1] + launch.edge_dim
+    out = launch.empty(*query.shape[:-1], width, dtype=query.dtype)
     # Without softmax, the maximum counts as 0 and the sum as 1.
     stats = launch.empty(*query.shape[:-2], 2, query.shape[-2])
     if call.normalizer != "softmax":
@@ -159,31 +180,22 @@ def backward_of(
     needed: Sequence[bool],
     of_weights: bool,
 ) -> list[Tensor | None]:
-    launch, query = Launch(call), call.query
-    heads = query.shape[-2]
-    known = launch.empty(*query.shape[:-2], 3, heads)
-    launch.give(stats=stats, known=known)
+    launch, query, heads = Launch(call), call.query, call.query.shape[-2]
+    nodes = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in call[:3]]
+    known, of_edges = launch.empty(*query.shape[:-2], 3, heads), _edge_tensors(call)
+    edges = [
+        launch.zeros(*call.batch, *x.shape[-dims:]) if x is not None and need else None
+        for x, dims, need in zip(of_edges, EDGE_DIMS, needed[3:7])
+    ]
+    weight = None
+    if call.weight is not None and needed[7]:
+        weight = launch.zeros(launch.batch * launch.tasks(call.rows), *call.weight.shape)
+    launch.give(stats=stats, known=known, grad_weight=weight)
+    launch.give(**dict(zip(GRADIENTS, (*nodes, *edges))))
     if of_weights:
         launch.give(weights=result, grad_weights=grad)
     else:
         launch.give(out=result, grad_out=grad)
-    nodes = [
-        torch.empty_like(x, memory_format=torch.contiguous_format)
-        for x in (query, call.key, call.value)
-    ]
-    launch.give(grad_query=nodes[0], grad_key=nodes[1], grad_value=nodes[2])
-    edges = [
-        launch.edge_gradient(x, dims, need)
-        for x, dims, need in zip(_edge_tensors(call), (2, 3, 3, 2), needed[3:7])
-    ]
-    launch.give(
-        grad_bias=edges[0], grad_edge_key=edges[1], grad_edge_value=edges[2], grad_edge=edges[3]
-    )
-    weight = None
-    if call.weight is not None and needed[7]:
-        tasks = launch.batch * launch.tasks(call.rows)
-        weight = launch.empty(tasks, *call.weight.shape).zero_()
-    launch.give(grad_weight=weight)
     by_source = needed[1] or needed[2]
     if by_source and call.listed and (of_weights or has_own_tensors(call)):
         launch.give(handed=launch.empty(*call.batch, launch.num_edges, 2, heads))
@@ -193,13 +205,19 @@ def backward_of(
     if by_source:
         parts = {"key_parts": call.key.shape[-2:], "value_parts": call.value.shape[-2:]}
         launch.run_over("by_source", call.columns, **parts)
-    of_edges = (
+    edges = [
         None if x is None or of is None else x.sum_to_size(of.shape).to(of.dtype)
-        for x, of in zip(edges, _edge_tensors(call))
-    )
-    of_weight = None if weight is None else weight.sum(0).to(call.weight.dtype)
+        for x, of in zip(edges, of_edges)
+    ]
+    if call.weight is not None and weight is not None:
+        weight = (weight.sum(0) if weight.shape[0] > 1 else weight[0]).to(call.weight.dtype)
     of_sink = sink_gradient(call, stats, known[..., 2, :]) if needed[8] else None
-    return [*nodes, *of_edges, of_weight, of_sink]
+    return [*nodes, *edges, weight, of_sink]
+
+
+EDGES = ("bias", "edge_key", "edge_value", "edge")
+EDGE_DIMS = (2, 3, 3, 2)  # behind the batch
+GRADIENTS = tuple(f"grad_{name}" for name in ("query", "key", "value", *EDGES))
 
 
 def _edge_tensors(call: Call) -> tuple[Tensor | None, ...]:
@@ -216,100 +234,91 @@ class Launch:
 
     def __init__(self, call: Call) -> None:
         query, key, value = call.query, call.key, call.value
-        self.real = torch.promote_types(query.dtype, torch.float32)
+        self.real, self.like = REALS[query.dtype], query
         self.batch_shape, self.batch = call.batch, call.batch.numel()
         self.edge_dim = 0 if call.edge is None else call.edge.shape[-1]
-        self.num_edges = call.rows.index.numel() if call.listed else int(call.rows.ptr[-1])
-        self.heads, kv_heads = query.shape[-2], key.shape[-2]
-        self.amount = self.num_edges * self.batch * self.heads * (key.shape[-1] + value.shape[-1])
-        self.tensors: list[Tensor] = []
-        self.values: dict[str, int | float] = dict(
+        self.num_edges = call.rows.index.shape[0] if call.listed else int(call.rows.ptr[-1])
+        *_, num_dst, self.heads, _ = query.shape
+        *_, num_src, kv_heads, head_dim = key.shape
+        value_dim = value.shape[-1]
+        self.amount = self.num_edges * self.batch * self.heads * (head_dim + value_dim)
+        self.tensors: list[Tensor] = [*call.rows, *call.columns]
+        self.arguments = arguments = Arguments(
             dtype=DTYPES[query.dtype],
             score=SCORES[call.score],
             normalizer=NORMALIZERS[call.normalizer],
             listed=call.listed,
             wide=call.rows.edge.dtype == torch.int64,
             batch=self.batch,
-            num_dst=query.shape[-3],
-            num_src=key.shape[-3],
+            num_dst=num_dst,
+            num_src=num_src,
             heads=self.heads,
             kv_heads=kv_heads,
             group=self.heads // kv_heads,
-            head_dim=key.shape[-1],
-            value_dim=value.shape[-1],
+            head_dim=head_dim,
+            value_dim=value_dim,
             edge_dim=self.edge_dim,
             num_edges=self.num_edges,
             slope=call.slope,
             scale=call.scale,
             softcap=call.softcap,
         )
-        for name, x in (("query", query), ("key", key), ("value", value)):
-            self._give_nodes(name, x)
-        self._give_edges("bias", call.bias, 2, self.real)
-        self._give_edges("edge_key", call.edge_key, 3, query.dtype)
-        self._give_edges("edge_value", call.edge_value, 3, query.dtype)
-        self._give_edges("edge", call.edge, 2, query.dtype)
+        self._give_nodes(arguments.query, query)
+        self._give_nodes(arguments.key, key)
+        self._give_nodes(arguments.value, value)
+        _give_rows(arguments.rows, call.rows)
+        _give_rows(arguments.columns, call.columns)
+        for name, x, dims in zip(EDGES, _edge_tensors(call), EDGE_DIMS):
+            if x is not None:
+                x = x.to(self.real if name == "bias" else query.dtype)
+                self._give_edges(getattr(arguments, name), x, dims)
         for name, x in (("weight", call.weight), ("sink", call.sink)):
-            self.give(**{name: None if x is None else x.to(self.real)})
-        for side, edges in (("rows", call.rows), ("columns", call.columns)):
-            self._give_rows(side, edges)
+            if x is not None:  # torch takes its time to convert nothing
+                self.give(**{name: x if x.dtype == self.real else x.to(self.real)})
         if call.seed is not None:
-            drop = min(int(call.dropout * 2.0**64), 2**64 - 1)
-            self.values |= {"seed": call.seed.item(), "drop": drop, "keep": 1 / (1 - call.dropout)}
+            arguments.seed, arguments.keep = call.seed.item(), 1 / (1 - call.dropout)
+            arguments.drop = min(int(call.dropout * 2.0**64), 2**64 - 1)
 
     def give(self, **tensors: Tensor | None) -> None:
         """Hand tensors over by the names of their fields, contiguous."""
         for name, x in tensors.items():
-            if x is not None and x.numel():
-                x = x.contiguous()
-                self.tensors.append(x)
-                self.values[name] = x.data_ptr()
+            if x is not None:
+                setattr(self.arguments, name, self._address(x.contiguous()))
 
-    def empty(self, *shape: int) -> Tensor:
-        """Return a tensor of the dtype that is computed with."""
-        return torch.empty(shape, dtype=self.real)
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a tensor of the dtype that is computed with, or of another."""
+        return self.like.new_empty(shape, dtype=dtype or self.real)
 
-    def edge_gradient(self, of: Tensor | None, dims: int, needed: bool) -> Tensor | None:
-        """Return zeros for the gradient of a tensor of edges, one for each item of the batch."""
-        if of is None or not needed:
-            return None
-        return torch.zeros((*self.batch_shape, *of.shape[-dims:]), dtype=self.real)
+    def zeros(self, *shape: int) -> Tensor:
+        """Return zeros of the dtype that is computed with."""
+        return self.empty(*shape).zero_()
 
-    def _give_nodes(self, name: str, x: Tensor) -> None:
+    def _address(self, x: Tensor) -> int:
+        self.tensors.append(x)
+        return x.data_ptr()
+
+    def _give_nodes(self, to: Numbers, x: Tensor) -> None:
         """Hand over (*batch, nodes, heads, dim), as they lie in memory if heads lie together."""
-        x = x.detach()
-        heads, dim = x.shape[-2:]
-        together = (dim == 1 or x.stride(-1) == 1) and (heads == 1 or x.stride(-2) == dim)
-        x = x if together else x.contiguous()
-        if x.ndim != 4:
-            x = x.reshape(x.shape[:-3].numel(), *x.shape[-3:])
-        self.tensors.append(x)
-        batch, node = x.stride()[:2]
-        self.values |= {f"{name}_data": x.data_ptr(), f"{name}_batch": batch, f"{name}_node": node}
+        x = x if x.stride()[-2:] == (x.shape[-1], 1) else x.contiguous()
+        x = x if x.ndim <= 4 else x.reshape(self.batch, *x.shape[-3:])
+        stride = x.stride()
+        to.data, to.node = self._address(x), stride[-3]
+        to.batch = stride[0]  # without a batch, nobody reads it
 
-    def _give_edges(self, name: str, x: Tensor | None, dims: int, dtype: torch.dtype) -> None:
+    def _give_edges(self, to: Numbers, x: Tensor, dims: int) -> None:
         """Hand over numbers of so many dimensions for each item of the batch, or for all."""
-        if x is None:
-            return
-        x, shared = x.to(dtype), x.shape[:-dims].numel() == 1
-        if not shared:
+        if x.shape[:-dims].numel() != 1:
             x = x.expand(*self.batch_shape, *x.shape[-dims:])
-        x = x.contiguous()
-        self.tensors.append(x)
-        self.values[f"{name}_data"] = x.data_ptr()
-        self.values[f"{name}_batch"] = 0 if shared else x.shape[-dims:].numel()
-
-    def _give_rows(self, side: str, edges: Edges) -> None:
-        self.give(**{f"{side}_{name}": x for name, x in edges._asdict().items()})
-        self.values[f"{side}_count"] = len(edges.ptr) - 1
+            to.batch = x.shape[-dims:].numel()
+        to.data = self._address(x.contiguous())
 
     def tasks(self, rows: Edges) -> int:
         """Return the tasks of each item of the batch."""
-        return -(-(self.num_edges + len(rows.ptr) - 1) // UNIT)
+        return -(-(self.num_edges + rows.ptr.shape[0] - 1) // UNIT)
 
     def run(self, name: str, tasks: int = 1) -> None:
         """Run a loop over its tasks, on as many threads as are worth it."""
-        function, call = entry(name), packed(self.values)
+        function, call = entry(name), ctypes.byref(self.arguments)
         counter = ctypes.byref(ctypes.c_int64(0))
 
         def work() -> None:
@@ -326,7 +335,7 @@ class Launch:
             rows: The edges by row.
             parts: By the name of its field, the shape of what is computed for a part of a row.
         """
-        if windows := len(rows.window):
+        if windows := rows.window.shape[0]:
             self.run(f"{name}_tiles", self.batch * self.heads * (windows - 1))
             return
         tasks = self.tasks(rows)
@@ -336,6 +345,12 @@ class Launch:
         self.run(name, self.batch * tasks)
         if tasks > 1:
             self.run(f"merge_{name}")
+
+
+def _give_rows(to: Rows, edges: Edges) -> None:
+    addresses = [x.data_ptr() for x in edges]
+    to.ptr, to.index, to.edge, to.window, to.source, to.attends, to.row = addresses
+    to.count = edges.ptr.shape[0] - 1
 
 
 GROUP["cpu"] = group

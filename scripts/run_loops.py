@@ -1,10 +1,10 @@
 """Runs the C++ of the CPU kernel in a program of its own, over calls that Python made.
 
-    python tests/kernels/run_loops.py sanitize   with GCC's sanitizers and valgrind's memcheck
-    python tests/kernels/run_loops.py arm64      compiled by ziglang for arm64, under qemu-user
+    python scripts/run_loops.py sanitize   with GCC's sanitizers and valgrind's memcheck
+    python scripts/run_loops.py arm64      compiled by ziglang for arm64, under qemu-user
 
-`record_loops.py` records the calls with the Python of .venv, `loops_test.cpp` repeats them. What is
-not installed here is skipped, with the reason.
+In tests/kernels, record_loops.py records the calls with the Python of .venv, and loops_test.cpp
+repeats them. What is not installed here is skipped, with the reason.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "graphattn" / "kernels" / "cpu"))
-import build  # noqa: E402
+import build  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 PROGRAM = ROOT / "tests" / "kernels" / "loops_test.cpp"
 COMMON = [*build.COMPILE, "-pthread", f"-I{build.LOOPS}"]
@@ -35,15 +35,15 @@ OPTIONS = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=1",
 }
-OUTPUT = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 MEMCHECK = ["valgrind", "--quiet", "--error-exitcode=1"]
 
 
 def record(folder: Path) -> Path:
     """Return the file of the recorded calls."""
     python, file = ROOT / ".venv" / "bin" / "python", folder / "calls"
-    command = [python if python.exists() else sys.executable, "-m", "tests.kernels.record_loops"]
-    subprocess.run([*command, file], cwd=ROOT, check=True)
+    if not python.exists():
+        sys.exit(f"loops: calls are recorded with {python}, which scripts/setup makes")
+    subprocess.run([python, "-m", "tests.kernels.record_loops", file], cwd=ROOT, check=True)
     return file
 
 
@@ -75,8 +75,9 @@ class Runs:
         try:
             program = compiled(name, self.sources, [*compiler, *COMMON, *flags], self.folder)
             command = [*under, str(program), str(self.calls)]
-            done = subprocess.run(command, env={**os.environ, **OPTIONS}, **OUTPUT)
-            words, is_passed = done.stdout, done.returncode == 0
+            environment = {**os.environ, **OPTIONS}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            words, is_passed = done.stderr + done.stdout, done.returncode == 0
         except build.BuildError as error:
             words, is_passed = str(error), False
         self.failed |= not is_passed
@@ -95,7 +96,8 @@ def sanitize(runs: Runs) -> None:
         for level, flags in flags_of.items():
             runs.run(f"{sanitizer}, {level}", ["g++"], [*flags, *sanitized])
     if shutil.which(MEMCHECK[0]) is None:
-        return print("loops, memcheck: skipped: there is no valgrind")
+        print("loops, memcheck: skipped: there is no valgrind")
+        return
     base, flags = next(iter(flags_of.items()))  # valgrind lacks instructions of the highest levels
     runs.run(f"memcheck, {base}", ["g++"], [*flags, "-Og", "-g", "-DMEMCHECK"], *MEMCHECK)
 
@@ -122,7 +124,8 @@ def arm64(runs: Runs) -> None:
     qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
     if qemu is None or find_spec("ziglang") is None:
         absent = "ziglang" if qemu else "qemu-user, which only root can install"
-        return print(f"loops, arm64: skipped: there is no {absent}")
+        print(f"loops, arm64: skipped: there is no {absent}")
+        return
     for cache in ("GLOBAL", "LOCAL"):
         os.environ[f"ZIG_{cache}_CACHE_DIR"] = str(runs.folder / "zig")
     # musl, linked statically: no libraries of arm64 are needed here.
