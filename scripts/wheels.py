@@ -37,7 +37,6 @@ MAY_NEED = (  # in small letters
     "api-ms-win-crt-",
 )
 MUST_EXPORT = {"graphattn_level", "graphattn_level_name", "graphattn_hash", "graphattn_call_bytes"}
-ARM64_TEST = ROOT / "tests" / "kernels" / "loops_test.cpp"
 
 
 def make_wheel(target: str, sdist: Path, dist: Path) -> Path:
@@ -96,31 +95,6 @@ def load_levels(libraries: dict[str, Path]) -> str:
     return f"loads here: {', '.join(libraries)}"
 
 
-# --- arm64 ----------------------------------------------------------------------------------------
-
-
-def run_arm64() -> str:
-    """Run the C++ test program of the loops for arm64, or return why not."""
-    qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-    if qemu is None:
-        return "skipped: there is no qemu-user, which only root can install"
-    if not ARM64_TEST.exists():
-        return f"skipped: there is no {ARM64_TEST.relative_to(ROOT)}"
-    with tempfile.TemporaryDirectory() as folder:
-        program, caches = f"{folder}/test", f"{folder}/zig"
-        sources = [str(ARM64_TEST), *map(str, sorted(kernel.LOOPS.glob("*.cpp")))]
-        defines = ['-DGRAPHATTN_HASH=""', '-DGRAPHATTN_LEVEL_NAME="arm64"']
-        # musl's C library can be linked statically: no arm64 libraries are needed here.
-        flags = ["-target", "aarch64-linux-musl", "-static", "-nostdlib++", *kernel.COMPILE]
-        subprocess.run(
-            [sys.executable, "-m", "ziglang", "c++", *flags, *defines, *sources, "-o", program],
-            env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": caches, "ZIG_LOCAL_CACHE_DIR": caches},
-            check=True,
-        )
-        subprocess.run([qemu, program], check=True)
-    return "passed"
-
-
 def main() -> None:
     lief.logging.disable()
     dist = ROOT / "dist"
@@ -129,7 +103,7 @@ def main() -> None:
     sdist = dist / build_backend.build_sdist(str(dist), {"--global-option": ["--quiet"]})
     found = [inspect_wheel(x, make_wheel(x, sdist, dist)) for x in PLATFORMS]
     print(f"\n{sdist.name}: {sdist.stat().st_size / 1e6:.2f} MB", *found, sep="\n")
-    print(f"loops for arm64, under qemu: {run_arm64()}")
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "run_loops.py"), "arm64"], check=True)
 
 
 if __name__ == "__main__":

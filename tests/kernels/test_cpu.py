@@ -247,6 +247,17 @@ def test_rows_that_share_no_sources_are_in_no_windows() -> None:
         assert not len(windows_of_columns(graph).window)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_values_without_numbers_pass_nothing_back(dropout: float) -> None:
+    q, k, v = torch.randn(20, 2, 8), torch.randn(20, 2, 8), torch.randn(20, 2, 0)
+    inputs = [x.requires_grad_() for x in (q, k, v, torch.randn(PARALLEL.num_edges, 2))]
+    graph = ga.from_edges(PARALLEL.edge_index % 20, 20)
+    out = attention(*inputs[:3], graph, bias=inputs[3], dropout=dropout, kernel="cpu")
+    assert out.shape == (20, 2, 0)
+    for grad in torch.autograd.grad(out.sum(), inputs):
+        assert not grad.any()
+
+
 # --- edges by row ---------------------------------------------------------------------------------
 
 

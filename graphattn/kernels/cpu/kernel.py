@@ -180,6 +180,8 @@ def backward_of(
     needed: Sequence[bool],
     of_weights: bool,
 ) -> list[Tensor | None]:
+    if not grad.numel():  # nothing flows back, and empty tensors have no address
+        return [None if x is None else torch.zeros_like(x) for x in call[:9]]
     launch, query, heads = Launch(call), call.query, call.query.shape[-2]
     nodes = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in call[:3]]
     known, of_edges = launch.empty(*query.shape[:-2], 3, heads), _edge_tensors(call)
@@ -248,7 +250,7 @@ class Launch:
             score=SCORES[call.score],
             normalizer=NORMALIZERS[call.normalizer],
             listed=call.listed,
-            wide=call.rows.edge.dtype == torch.int64,
+            wide=torch.int64 in (call.rows.edge.dtype, call.columns.edge.dtype),
             batch=self.batch,
             num_dst=num_dst,
             num_src=num_src,
@@ -299,6 +301,8 @@ class Launch:
 
     def _give_nodes(self, to: Numbers, x: Tensor) -> None:
         """Hand over (*batch, nodes, heads, dim), as they lie in memory if heads lie together."""
+        if not x.numel():
+            return
         x = x if x.stride()[-2:] == (x.shape[-1], 1) else x.contiguous()
         x = x if x.ndim <= 4 else x.reshape(self.batch, *x.shape[-3:])
         stride = x.stride()
