@@ -1,9 +1,11 @@
-// Repeats the calls that `record_loops.py` recorded, on several threads, and compares what they write.
+// Repeats the calls that `record_loops.py` recorded, on several threads, and compares what they
+// write.
 //
 //     loops_test FILE
 //
-// Every array is a block of its own that ends where the array ends, so that a sanitizer sees what is
-// read or written beside it. Every other array begins at an address that only its numbers divide.
+// Every array is a block of its own that ends where the array ends, so that a sanitizer sees what
+// is read or written beside it. Every other array begins at an address that only its numbers
+// divide.
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -28,11 +30,10 @@ struct Named {
   Function* function;
   i64 calls;
 };
-#define FUNCTIONS(of)                                                         \
-  of(forward) of(forward_tiles) of(merge_forward) of(weights)                 \
-  of(by_destination) of(by_destination_tiles) of(merge_by_destination)        \
-  of(by_source) of(by_source_tiles) of(merge_by_source) of(weigh_gradients)   \
-  of(group) of(windows)
+#define FUNCTIONS(of)                                                                     \
+  of(forward) of(forward_tiles) of(merge_forward) of(weights) of(by_destination)          \
+      of(by_destination_tiles) of(merge_by_destination) of(by_source) of(by_source_tiles) \
+          of(merge_by_source) of(weigh_gradients) of(group) of(windows)
 #define DECLARE(name) extern "C" Function graphattn_##name;
 #define NAME(name) {#name, graphattn_##name, 0},
 FUNCTIONS(DECLARE)
@@ -55,7 +56,7 @@ struct Contents {
   const char* data;
 };
 
-// --- calls ----------------------------------------------------------------------------------------
+// --- calls ---------------------------------------------------------------------------------------
 
 struct Team {
   Function* pass;
@@ -91,13 +92,14 @@ static i64 run(const Recorded& call, const i64* w) {
       ++found.calls;
       if (call.words == sizeof(Call) / 8) return run_pass(found.function, w, call.tasks);
       if (call.words > MOST_ARGUMENTS) abort();
-      return found.function(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11]);
+      return found.function(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10],
+                            w[11]);
     }
   printf("loops_test.cpp does not list %s\n", call.function);
   exit(1);
 }
 
-// --- comparison -----------------------------------------------------------------------------------
+// --- comparison ----------------------------------------------------------------------------------
 
 static double number_at(i64 dtype, const void* x, i64 i) {
   return dtype == FLOAT32    ? ((const float*)x)[i]
@@ -125,17 +127,17 @@ static bool is_same(const Recorded& call, const Array& array, const void* got, C
     const double have = number_at(array.dtype, got, i);
     const bool equal = have == want || (have != have && want != want);
     if (equal || fabs(have - want) <= array.allowed * largest) continue;
-    printf("%s: %s: %s[%lld] is %.9g, not %.9g (largest %.3g)\n", call.label, call.function, array.name, i,
-           have, want, largest);
+    printf("%s: %s: %s[%lld] is %.9g, not %.9g (largest %.3g)\n", call.label, call.function,
+           array.name, i, have, want, largest);
     return false;
   }
   return true;
 }
 
-// --- the file -------------------------------------------------------------------------------------
+// --- the file ------------------------------------------------------------------------------------
 
-static bool repeat(const Recorded& call, const i64* recorded_words, const Array* arrays, const Contents* contents,
-                   i64 which) {
+static bool repeat(const Recorded& call, const i64* recorded_words, const Array* arrays,
+                   const Contents* contents, i64 which) {
   i64 words[sizeof(Call) / 8] = {};
   char *blocks[MOST_ARRAYS], *data[MOST_ARRAYS];
   if (call.words > (i64)(sizeof(Call) / 8) || call.arrays > MOST_ARRAYS) abort();
@@ -150,7 +152,8 @@ static bool repeat(const Recorded& call, const i64* recorded_words, const Array*
     words[arrays[i].word] = (i64)data[i];
   }
   bool same = run(call, words) == call.result;
-  if (!same) printf("%s: %s returns another number than %lld\n", call.label, call.function, call.result);
+  if (!same)
+    printf("%s: %s returns another number than %lld\n", call.label, call.function, call.result);
   for (i64 i = 0; i < call.arrays; ++i) {
     same &= is_same(call, arrays[i], data[i], contents[arrays[i].after]);
     free(blocks[i]);

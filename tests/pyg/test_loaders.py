@@ -163,8 +163,7 @@ def test_models_of_pyg_train_alike(v2: bool) -> None:
     data, results = whole(), []
     for accelerated in (False, True):
         torch.manual_seed(0)
-        # In float64: Adam divides by the size of gradients, so that of small ones it makes roundings
-        # as large as steps.
+        # In float64: Adam makes steps of full size of gradients that are mere roundings.
         model = nn.GAT(DIM, 8, 2, 3, heads=2, v2=v2).double()
         if accelerated:
             assert len(pyg.accelerate(model).replaced) == 2
